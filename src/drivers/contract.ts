@@ -1,0 +1,142 @@
+import type { Specification } from './specification.ts';
+
+/**
+ * What an engine's driver must do. A driver lives in its own folder and is named in registry.ts; nothing else knows
+ * engines by name. Methods are idempotent where the saga may repeat them after a crash (freeze, thaw, resume, remove,
+ * create with the same handle key), and throw UmsError with a code of telemetry/error-codes.ts.
+ *
+ * A service on its way through a driver:
+ *
+ *   source        running ──freeze──▶ frozen ──checkpoint──▶ frozen ──remove──▶ absent
+ *                    ▲                  │ thaw                 │ thaw
+ *                    └──────────────────┴──────────────────────┘
+ *   destination   absent ──create──▶ created ──restore──▶ restored ──resume──▶ running
+ *                    ▲                 │ remove             │ remove             │ remove (until the commit is final)
+ *                    └─────────────────┴────────────────────┴────────────────────┘
+ *
+ * `checkpoint` never lets the service run again: it is frozen before and after, without one instruction in between.
+ * `restored` means: every process exists with its memory and descriptors, and none has executed an instruction.
+ */
+export type EngineName = Specification['engine'];
+
+export type ServiceState = 'absent' | 'created' | 'running' | 'frozen' | 'restored' | 'stopped';
+
+export interface EngineFingerprint {
+  engine: EngineName;
+  /** False when the engine cannot be used here; `problem` then says why and `mend` how to get it. */
+  available: boolean;
+  problem?: string;
+  mend?: string;
+  version: string;
+  /** Name and version of the OCI runtime below it. */
+  runtime: string;
+}
+
+export interface ServiceSummary {
+  engine: EngineName;
+  /** The engine's own id. */
+  id: string;
+  name: string;
+  state: ServiceState;
+  image: string;
+  /** Process id of the service's first process on this host, 0 when it does not run. */
+  pid: number;
+  ports: string[];
+  created_at: string;
+}
+
+/** A directory that moves with the service. `id` pairs the source's with the destination's. */
+export interface Tree {
+  /** 'rootfs' (all of a bundle's root), 'upper' (an overlay's writable layer), 'shm', 'volume:NAME' or 'bind:/path'. */
+  id: string;
+  /** Absolute path on this host. */
+  path: string;
+  /** overlay-upper: carries whiteouts and overlay attributes that must be kept as they are. */
+  kind: 'plain' | 'overlay-upper';
+}
+
+/** What the driver knows of a service here. `handle` is opaque to everyone else, versioned JSON text, and survives restarts. */
+export interface ServiceDescription {
+  summary: ServiceSummary;
+  specification: Specification;
+  handle: string;
+  trees: Tree[];
+  /** Things about it that cannot be kept, in words for the user: shown by `ums check`. */
+  losses: string[];
+}
+
+export interface CreatedService {
+  handle: string;
+  id: string;
+  trees: Tree[];
+}
+
+export interface CheckpointRequest {
+  /** Empty directory for CRIU's images (all but the memory pages when there is a page server). */
+  imagesDir: string;
+  /** Directory for logs. */
+  workDir: string;
+  /** Where CRIU sends memory pages; it is on this host. */
+  pageServer: { address: string; port: number };
+  /** Milliseconds until the dump counts as failed. */
+  timeout_ms: number;
+}
+
+export interface RestoreRequest {
+  imagesDir: string;
+  workDir: string;
+  timeout_ms: number;
+}
+
+export interface Driver {
+  readonly engine: EngineName;
+  fingerprint(): Promise<EngineFingerprint>;
+  list(): Promise<ServiceSummary[]>;
+  /** `reference` is a name, an id or an id's unambiguous beginning. Throws UMS_E_SERVICE_UNKNOWN / _AMBIGUOUS. */
+  describe(reference: string): Promise<ServiceDescription>;
+  /** State of the service behind a handle, asked of the engine and the kernel, never remembered. */
+  state(handle: string): Promise<ServiceState>;
+  /** Host process ids of every process of the service. */
+  processes(handle: string): Promise<number[]>;
+  /** An address at which this host reaches a TCP port of the service; undefined when it has none that is reachable. */
+  address(handle: string): Promise<string | undefined>;
+
+  /** Findings about recreating it here (name or port taken, missing mounts, devices, runtime…); creates nothing. */
+  canCreate(specification: Specification): Promise<Finding[]>;
+  /** True when the image is here, so that it need not travel. */
+  hasImage(specification: Specification): Promise<boolean>;
+  /** Streams the image's archive into `sink` (source) or out of `source` (destination). */
+  exportImage(specification: Specification, sink: NodeJS.WritableStream, signal: AbortSignal): Promise<void>;
+  importImage(specification: Specification, source: NodeJS.ReadableStream, signal: AbortSignal): Promise<void>;
+  /** Creates it without starting. `key` (the migration's id) makes it idempotent and lets `findCreated` find it after a crash. */
+  create(specification: Specification, key: string): Promise<CreatedService>;
+  /** What `create` made for this key, if anything: asked of the engine. */
+  findCreated(specification: Specification, key: string): Promise<CreatedService | undefined>;
+
+  freeze(handle: string): Promise<void>;
+  thaw(handle: string): Promise<void>;
+  checkpoint(handle: string, request: CheckpointRequest): Promise<void>;
+  restore(handle: string, request: RestoreRequest): Promise<void>;
+  resume(handle: string): Promise<void>;
+  /** Removes the service and all that `create` made for it. Absent already is success. Volumes go too when `volumes`. */
+  remove(handle: string, options: { volumes: boolean }): Promise<void>;
+  /** Called once when the migration is final at the destination: drops marks that only migrations need. */
+  settle(handle: string): Promise<void>;
+  /** Starts a stopped service from its files (after its host went down and its memory is gone). */
+  startFresh(handle: string): Promise<void>;
+  /** The user's own control messages, when no migration holds them. */
+  stop(handle: string): Promise<void>;
+  start(handle: string): Promise<void>;
+}
+
+export type Severity = 'error' | 'warning' | 'info';
+
+/** One line of a pre-flight check. */
+export interface Finding {
+  severity: Severity;
+  /** Stable, like `criu.version` or `port.taken`. */
+  id: string;
+  what: string;
+  why: string;
+  mend: string;
+}

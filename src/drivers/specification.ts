@@ -1,0 +1,122 @@
+import { z } from 'zod';
+
+/**
+ * The engine-neutral description of a service: enough to create an identical one elsewhere. It crosses the trust
+ * boundary between systems, so every field is bounded. Version 1.
+ */
+const text = z.string().max(4096);
+const shortText = z.string().max(512);
+const absolutePath = z.string().max(4096).startsWith('/');
+
+export const mountSchema = z.discriminatedUnion('kind', [
+  /** Storage that the engine manages under a name; its content moves with the service. */
+  z.object({
+    kind: z.literal('volume'),
+    name: shortText,
+    destination: absolutePath,
+    readOnly: z.boolean(),
+    options: z.array(shortText).max(32),
+  }),
+  /** A path of the host. `transfer` says what the user chose: copy the content, or expect it to be there. */
+  z.object({
+    kind: z.literal('bind'),
+    source: absolutePath,
+    destination: absolutePath,
+    readOnly: z.boolean(),
+    options: z.array(shortText).max(32),
+    transfer: z.enum(['copy', 'expect', 'undecided']),
+  }),
+  /** Memory; CRIU carries its content. */
+  z.object({ kind: z.literal('tmpfs'), destination: absolutePath, options: z.array(shortText).max(32) }),
+]);
+export type Mount = z.infer<typeof mountSchema>;
+
+export const portSchema = z.object({
+  hostIp: z.string().max(64),
+  hostPort: z.int().min(1).max(65_535),
+  containerPort: z.int().min(1).max(65_535),
+  protocol: z.enum(['tcp', 'udp', 'sctp']),
+});
+export type Port = z.infer<typeof portSchema>;
+
+export const imageSchema = z.discriminatedUnion('kind', [
+  /** An image of an engine, by the digest of its configuration (`sha256:…`), with the names it goes by. */
+  z.object({
+    kind: z.literal('image'),
+    id: z.string().regex(/^sha256:[0-9a-f]{64}$/),
+    names: z.array(text).max(64),
+    size_bytes: z.int().min(0),
+  }),
+  /** A root file system without an image (a runc bundle): all of it travels as a tree. */
+  z.object({ kind: z.literal('rootfs') }),
+]);
+export type Image = z.infer<typeof imageSchema>;
+
+export const restartPolicySchema = z.object({
+  name: z.enum(['no', 'always', 'on-failure', 'unless-stopped']),
+  retries: z.int().min(0).max(1_000_000),
+});
+
+export const resourcesSchema = z.object({
+  memory_bytes: z.int().min(0).optional(),
+  memorySwap_bytes: z.int().min(-1).optional(),
+  cpuShares: z.int().min(0).optional(),
+  cpuQuota_us: z.int().min(-1).optional(),
+  cpuPeriod_us: z.int().min(0).optional(),
+  cpusetCpus: shortText.optional(),
+  pidsLimit: z.int().min(-1).optional(),
+});
+
+export const healthCheckSchema = z.object({
+  test: z.array(text).max(64),
+  interval_ms: z.int().min(0),
+  timeout_ms: z.int().min(0),
+  retries: z.int().min(0).max(1000),
+  startPeriod_ms: z.int().min(0),
+});
+
+export const specificationSchema = z.object({
+  version: z.literal(1),
+  /** The engine it was described by; a destination with the same one recreates it without translation. */
+  engine: z.enum(['runc', 'podman']),
+  name: z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$/),
+  image: imageSchema,
+  entrypoint: z.array(text).max(256).optional(),
+  command: z.array(z.string().max(131_072)).max(4096),
+  env: z.array(z.string().max(131_072)).max(4096),
+  workingDir: absolutePath,
+  user: shortText,
+  groups: z.array(shortText).max(256),
+  hostname: shortText,
+  labels: z.record(text, z.string().max(65_536)),
+  annotations: z.record(text, z.string().max(65_536)),
+  mounts: z.array(mountSchema).max(512),
+  ports: z.array(portSchema).max(4096),
+  network: z.object({
+    mode: z.enum(['bridge', 'host', 'none', 'private']),
+    networks: z.array(shortText).max(64),
+    dns: z.array(shortText).max(16),
+    extraHosts: z.array(text).max(256),
+  }),
+  restartPolicy: restartPolicySchema,
+  resources: resourcesSchema,
+  ulimits: z.array(z.object({ name: shortText, soft: z.int().min(-1), hard: z.int().min(-1) })).max(64),
+  capabilities: z.object({ add: z.array(shortText).max(64), drop: z.array(shortText).max(64) }),
+  privileged: z.boolean(),
+  readOnlyRootfs: z.boolean(),
+  securityOptions: z.array(text).max(64),
+  devices: z.array(z.object({ source: absolutePath, destination: absolutePath, permissions: shortText })).max(256),
+  stopSignal: shortText.optional(),
+  stopTimeout_s: z.int().min(0).max(1_000_000).optional(),
+  init: z.boolean(),
+  tty: z.boolean(),
+  openStdin: z.boolean(),
+  healthCheck: healthCheckSchema.optional(),
+  shmSize_bytes: z.int().min(0).optional(),
+  sysctls: z.record(shortText, text),
+  logDriver: shortText.optional(),
+  namespaces: z.object({ pid: shortText, ipc: shortText, uts: shortText, user: shortText, cgroup: shortText }),
+  /** runc only: the OCI configuration itself, parsed (it is the specification there), and the bundle's path. */
+  bundle: z.object({ path: absolutePath, config: z.record(z.string(), z.json()) }).optional(),
+});
+export type Specification = z.infer<typeof specificationSchema>;
