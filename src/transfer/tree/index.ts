@@ -1,0 +1,7 @@
+/** Moving a directory tree in passes; docs/files.md says what moves and how. */
+export { type DigestOptions, digestTree, type TreeDigest } from './digest.ts';
+export { sharedWritableMappings } from './mappings.ts';
+export { type ReceiveOptions, type ReceiveResult, receiveTree } from './receive.ts';
+export { type ScanOptions, scanTree } from './scan.ts';
+export { type SendOptions, type SendResult, sendTree, type TreeLocation, type TreeSending } from './send.ts';
+export type { Snapshot } from './snapshot.ts';
