@@ -1,0 +1,347 @@
+import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { spawn } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { UmsError } from '#src/telemetry/errors.ts';
+import {
+  agentExists,
+  agentPids,
+  killAgent,
+  pairAgents,
+  type StartAgentOptions,
+  startAgent,
+  stopAgent,
+} from './agents.ts';
+import {
+  cgroup2Root,
+  handDownControllers,
+  killCgroup,
+  makeCgroup,
+  processesIn,
+  readOrEmpty,
+  removeCgroup,
+} from './cgroup.ts';
+import { removeContexts, writeContexts } from './contexts.ts';
+import { Host } from './host.ts';
+import { withLock } from './lock.ts';
+import {
+  cgroupName,
+  checkHostNames,
+  checkLabName,
+  hostMac,
+  type LabPaths,
+  labPaths,
+  OUTSIDE,
+  OUTSIDE_MAC,
+} from './names.ts';
+import { applyCuts, type Cut, cutRules, plugIn, setUpSwitch, unplug } from './network.ts';
+import { raisePipeLimit, restorePipeLimit } from './pipes.ts';
+import { installPrerequisites } from './prerequisites.ts';
+import { buildRootFileSystem, lowerDirs } from './rootfs.ts';
+import { type Say, saySilently } from './say.ts';
+import { type LabState, PERFECT_LINK, readState, writeState } from './state.ts';
+
+export const DEFAULT_HOSTS = ['alpha', 'beta'] as const;
+const LOCK_LIMIT_S = 600;
+const WIRE_LIMIT_MS = 5000;
+const POLL_MS = 5;
+const CHECKOUT = resolve(import.meta.dirname, '..');
+
+export interface UpOptions {
+  /** Names of hosts that there shall be, in addition to those there are. Default: alpha and beta for a new lab. */
+  hosts?: readonly string[];
+  /** False leaves the agents to the caller. */
+  agents?: boolean;
+  faultInjection?: boolean;
+}
+
+/**
+ * A lab: test hosts on one machine and the wire between them. Methods that change it take its lock, so that two commands
+ * cannot disturb each other; whatever they set is remembered and set again when a host comes back.
+ */
+export class Lab {
+  readonly name: string;
+  readonly paths: LabPaths;
+  readonly cgroup: string;
+  readonly #say: Say;
+
+  private constructor(name: string, say: Say) {
+    this.name = checkLabName(name);
+    this.paths = labPaths(name);
+    this.cgroup = join(cgroup2Root(), cgroupName(name));
+    this.#say = say;
+  }
+
+  /** The lab of that name (default UMS_LAB or "ums"), up or not. */
+  static open(name: string = process.env['UMS_LAB'] ?? 'ums', say: Say = saySilently): Lab {
+    return new Lab(name, say);
+  }
+
+  get isUp(): boolean {
+    return this.#state() !== undefined && this.wirePid !== undefined;
+  }
+
+  /** The process that keeps the wire's network namespace. */
+  get wirePid(): number | undefined {
+    return processesIn(join(this.cgroup, 'wire')).find((pid) => readOrEmpty(`/proc/${pid}/comm`).trim() === 'sleep');
+  }
+
+  get hosts(): Host[] {
+    const state = this.#stateOrThrow();
+    return state.hosts.map((host) => this.#makeHost(state, host));
+  }
+
+  host(name: string): Host {
+    const found = this.hosts.find((host) => host.name === name);
+    if (found !== undefined) return found;
+    throw new UmsError('UMS_E_USAGE', {
+      message: `The lab has no host ${name}`,
+      fault: 'user',
+      mend: `It has ${this.hosts.map((host) => host.name).join(', ')}. More: ./ums lab up ${name}`,
+    });
+  }
+
+  async up(options: UpOptions = {}): Promise<Host[]> {
+    checkHostNames(options.hosts ?? []);
+    await installPrerequisites(this.#say);
+    const root = await buildRootFileSystem(this.#say);
+    await this.#locked(async () => {
+      const before = this.#state();
+      if (before !== undefined && before.root.base + before.root.work !== root.base + root.work) {
+        this.#say('The lab keeps the root file system it was made with; for the newer one: ./ums lab down, then up');
+      }
+      const state = before ?? this.#newState(root);
+      // Tools of the machine's side may be renewed at any time; hosts keep their disks' lower layers.
+      state.root.tools = root.tools;
+      addHosts(state, options.hosts ?? (before === undefined ? DEFAULT_HOSTS : []));
+      writeState(this.paths.state, state);
+      await this.#startWire();
+      for (const host of this.hosts) if (!host.running) await this.#bootHost(host);
+      await this.#applyNetwork();
+    });
+    if (options.agents !== false && agentExists())
+      await this.startAgents({ faultInjection: options.faultInjection === true });
+    return this.hosts;
+  }
+
+  /** Starts and pairs the agents of all running hosts. */
+  async startAgents(options: StartAgentOptions = {}): Promise<void> {
+    const hosts = this.hosts.filter((host) => host.running);
+    await Promise.all(hosts.map((host) => startAgent(host, options)));
+    for (const [index, inviter] of hosts.entries()) {
+      for (const joiner of hosts.slice(index + 1)) await pairAgents(inviter, joiner);
+    }
+  }
+
+  async startAgent(name: string, options: StartAgentOptions = {}): Promise<void> {
+    await startAgent(this.host(name), options);
+  }
+
+  async killAgent(name: string): Promise<void> {
+    await killAgent(this.host(name));
+  }
+
+  async stopAgent(name: string): Promise<void> {
+    await stopAgent(this.host(name));
+  }
+
+  /** A power cut: the cable goes dead and every process ends. The disk stays. */
+  async killHost(name: string): Promise<void> {
+    const host = this.host(name);
+    await this.#locked(async () => {
+      const wire = this.wirePid;
+      if (wire !== undefined) await unplug(wire, name);
+      await host.kill();
+    });
+  }
+
+  /** Boots a host again on its disk, killing it first if it runs. */
+  async restartHost(name: string): Promise<Host> {
+    await this.killHost(name);
+    await this.#locked(async () => {
+      await this.#bootHost(this.host(name));
+      await this.#applyNetwork();
+    });
+    return this.host(name);
+  }
+
+  /** Nothing passes from a to b any more, nor back unless `oneWay`. */
+  async partition(a: string, b: string, options: { oneWay?: boolean } = {}): Promise<void> {
+    for (const place of [a, b]) if (place !== OUTSIDE) this.host(place);
+    await this.#locked(async () => {
+      const state = this.#stateOrThrow();
+      const added: Cut[] = [{ from: a, to: b }, ...(options.oneWay === true ? [] : [{ from: b, to: a }])];
+      const kept = state.cuts.filter((cut) => !added.some((other) => other.from === cut.from && other.to === cut.to));
+      writeState(this.paths.state, { ...state, cuts: [...kept, ...added] });
+      await this.#applyNetwork();
+    });
+  }
+
+  /** Ends all partitions. */
+  async heal(): Promise<void> {
+    await this.#locked(async () => {
+      writeState(this.paths.state, { ...this.#stateOrThrow(), cuts: [] });
+      await this.#applyNetwork();
+    });
+  }
+
+  /** Removes everything, whatever state it is in. */
+  async down(): Promise<void> {
+    await this.#locked(async () => {
+      await killCgroup(this.cgroup);
+      await removeCgroup(this.cgroup);
+      removeContexts(this.name, this.paths, this.#hostNamesOnDisk());
+      rmSync(this.paths.root, { recursive: true, force: true });
+    });
+    rmSync(this.paths.lock, { force: true });
+    restorePipeLimit(this.paths.base);
+  }
+
+  #hostNamesOnDisk(): string[] {
+    return existsSync(this.paths.root) ? readdirSync(this.paths.root).filter((name) => !name.startsWith('.')) : [];
+  }
+
+  async #locked<T>(work: () => Promise<T>): Promise<T> {
+    return withLock(this.paths.lock, LOCK_LIMIT_S, work);
+  }
+
+  #state(): LabState | undefined {
+    return readState(this.paths.state);
+  }
+
+  #stateOrThrow(): LabState {
+    const state = this.#state();
+    if (state !== undefined) return state;
+    throw new UmsError('UMS_E_LAB', { message: 'The lab is not up', fault: 'user', mend: 'Start it: ./ums lab up' });
+  }
+
+  #newState(root: LabState['root']): LabState {
+    const created_at = Date.now();
+    return {
+      version: 1,
+      name: this.name,
+      created_at,
+      root,
+      node: process.execPath,
+      hosts: [],
+      link: PERFECT_LINK,
+      cuts: [],
+    };
+  }
+
+  #makeHost(state: LabState, host: { name: string; number: number }): Host {
+    return new Host({
+      ...host,
+      directory: join(this.paths.root, host.name),
+      cgroup: join(this.cgroup, host.name),
+      enter: join(state.root.tools, 'enter'),
+      boot: {
+        lower: lowerDirs(state.root),
+        app: CHECKOUT,
+        modules: realpathSync(join(CHECKOUT, 'node_modules')),
+        node: state.node,
+      },
+    });
+  }
+
+  async #startWire(): Promise<void> {
+    if (this.wirePid !== undefined) return;
+    const group = join(this.cgroup, 'wire');
+    makeCgroup(group);
+    handDownControllers(this.cgroup);
+    raisePipeLimit(this.paths.base);
+    const script = 'echo 0 >"$1/cgroup.procs"; exec unshare --net sleep infinity';
+    const child = spawn('sh', ['-ec', script, 'sh', group], { detached: true, stdio: 'ignore' });
+    child.unref();
+    const limit = Date.now() + WIRE_LIMIT_MS;
+    for (let pid = this.wirePid; ; pid = this.wirePid) {
+      if (pid !== undefined) return setUpSwitch(pid);
+      if (Date.now() > limit || child.exitCode !== null) throw new Error('the wire did not start');
+      await sleep(POLL_MS);
+    }
+  }
+
+  async #bootHost(host: Host): Promise<void> {
+    const pid = await host.boot();
+    await plugIn(this.#wireOrThrow(), { name: host.name, number: host.number, pid });
+    const running = this.hosts.filter((other) => other.running);
+    for (const other of running) other.writeFile('/etc/hosts', hostsFile(this.hosts));
+  }
+
+  #wireOrThrow(): number {
+    const pid = this.wirePid;
+    if (pid !== undefined) return pid;
+    throw new UmsError('UMS_E_LAB', {
+      message: 'The lab has lost its wire',
+      fault: 'user',
+      mend: 'Run ./ums lab up again.',
+    });
+  }
+
+  /** Sets rate, delay, loss and partitions as the state says, on whatever is plugged in. */
+  async #applyNetwork(): Promise<void> {
+    const state = this.#stateOrThrow();
+    const wire = this.#wireOrThrow();
+    const plugged = this.hosts.filter((host) => host.running);
+    const macOf = (place: string): string => (place === OUTSIDE ? OUTSIDE_MAC : hostMac(this.host(place).number));
+    await applyCuts(wire, cutRules(state.cuts, macOf, [OUTSIDE, ...plugged.map((host) => host.name)]));
+    const left = writeContexts(this.name, this.paths, this.hosts);
+    for (const name of left) this.#say(`The context ${name} leads elsewhere and was left alone`);
+  }
+
+  /** What is there, for people and programs. */
+  status(): LabStatus {
+    const state = this.#state();
+    const hosts = state === undefined ? [] : this.hosts;
+    return {
+      name: this.name,
+      up: this.isUp,
+      directory: this.paths.root,
+      config: this.paths.config,
+      link: state?.link ?? PERFECT_LINK,
+      cuts: state?.cuts ?? [],
+      hosts: hosts.map((host) => ({
+        name: host.name,
+        address: host.address,
+        running: host.running,
+        pid: host.pid ?? null,
+        agent_pid: agentPids(host)[0] ?? null,
+        processes: host.processes().length,
+        socket: host.socketPath,
+        log: host.logPath,
+      })),
+    };
+  }
+}
+
+export interface LabStatus {
+  name: string;
+  up: boolean;
+  directory: string;
+  config: string;
+  link: LabState['link'];
+  cuts: Cut[];
+  hosts: {
+    name: string;
+    address: string;
+    running: boolean;
+    pid: number | null;
+    agent_pid: number | null;
+    processes: number;
+    socket: string;
+    log: string;
+  }[];
+}
+
+function addHosts(state: LabState, names: readonly string[]): void {
+  for (const name of names) {
+    if (state.hosts.some((host) => host.name === name)) continue;
+    const number = Math.max(0, ...state.hosts.map((host) => host.number)) + 1;
+    state.hosts.push({ name, number });
+  }
+}
+
+function hostsFile(hosts: readonly Host[]): string {
+  const lines = hosts.map((host) => `${host.address} ${host.name}`);
+  return `${['127.0.0.1 localhost', '::1 localhost ip6-localhost', ...lines].join('\n')}\n`;
+}
