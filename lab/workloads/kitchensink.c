@@ -4,7 +4,8 @@
 // migration must carry, and that notices when any of it is not carried.
 //
 //   kitchensink [run] [--dir /data] [--mib 16] [--port 7777] [--bind 127.0.0.1]
-//                     [--watch DIR] [--tcp]
+//                     [--watch DIR] [--uid 0] [--tcp]
+//                     [--periodic-timerfd]
 //   kitchensink verify [--dir /data] [--interval-ms 300]
 //   kitchensink status [--dir /data]
 //
@@ -105,9 +106,9 @@ struct shared {
 
 static struct {
   const char *dir, *bind, *watch;
-  unsigned mib, port, interval_ms;
-  int tcp;
-} options = {"/data", "127.0.0.1", "/dev/shm/kitchensink.watch", 16, 7777, 300, 0};
+  unsigned mib, port, interval_ms, uid;
+  int tcp, periodic_timerfd;
+} options = {"/data", "127.0.0.1", "/dev/shm/kitchensink.watch", 16, 7777, 300, 0, 0, 0};
 
 static struct shared *shared;
 static enum role role = MAIN;
@@ -354,24 +355,34 @@ static void open_servers(void) {
   must(listen(tcp_listener, 16), "listen");
 }
 
-// A visitor says in one byte what it wants: S is the connection that stays,
-// anything else (or silence) is answered with the program's name and hung up.
+// Every visitor is greeted with the program's name; one that answers S stays,
+// any other is hung up on. The server speaks first because CRIU refuses a
+// connection that waits to be accepted and already holds data (README.md).
 static int receive_visitor(int listener) {
   struct timeval limit = {0, 500000};
   char wish = 0, greeting[64];
   int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
   if (fd < 0) return -1;
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-  for (int tries = 0; tries < 3 && read(fd, &wish, 1) < 0 && errno == EINTR;) tries++;
+  int length = snprintf(greeting, sizeof greeting, "kitchensink %s\n", boot_id);
+  // A visitor that left before its greeting is no concern of ours.
+  ssize_t n = send(fd, greeting, length, MSG_NOSIGNAL) == length ? -1 : 0;
+  for (int tries = 0; n < 0 && tries < 3 && (n = read(fd, &wish, 1)) < 0 && errno == EINTR;) tries++;
   if (wish == 'S') {
     nonblocking(fd);
     return fd;
   }
-  int length = snprintf(greeting, sizeof greeting, "kitchensink %s\n", boot_id);
-  // A visitor that left before its answer is no concern of ours.
-  if (send(fd, greeting, length, MSG_NOSIGNAL) < 0) advance(C_LISTENER);
   close(fd);
+  errno = 0;
   return -1;
+}
+
+// Whether the one at the other end of a fresh connection is this program.
+static int is_greeted(int fd) {
+  char greeting[64] = "";
+  ssize_t n = -1;
+  for (int tries = 0; tries < 3 && (n = read(fd, greeting, sizeof greeting - 1)) < 0 && errno == EINTR;) tries++;
+  return n > 12 && strncmp(greeting + 12, boot_id, 32) == 0;
 }
 
 static void serve_unix(void) {
@@ -404,19 +415,22 @@ static void serve_tcp(void) {
 }
 
 static void open_clients(void) {
-  int fd = must(connect_unix(SOCK_STREAM, "stream.sock"), "connect to stream.sock");
-  if (write(fd, "S", 1) != 1) fatal("write to stream.sock");
-  nonblocking(fd);
-  out_fd[S_UNIX_IN] = in_fd[S_UNIX_OUT] = fd;
+  out_fd[S_UNIX_IN] = in_fd[S_UNIX_OUT] = must(connect_unix(SOCK_STREAM, "stream.sock"), "connect to stream.sock");
   out_fd[S_DATAGRAM] = must(connect_unix(SOCK_DGRAM, "datagram.sock"), "connect to datagram.sock");
   nonblocking(out_fd[S_DATAGRAM]);
-  if (!options.tcp) return;
-  out_fd[S_TCP] = must(connect_tcp(options.bind, options.port), "connect to the TCP listener");
-  if (write(out_fd[S_TCP], "S", 1) != 1) fatal("write to the TCP listener");
-  nonblocking(out_fd[S_TCP]);
+  if (options.tcp) out_fd[S_TCP] = must(connect_tcp(options.bind, options.port), "connect to the TCP listener");
+}
+
+static void stay_connected(int component, int fd) {
+  CHECK(component, is_greeted(fd) && write(fd, "S", 1) == 1, "no greeting at the start (%s)", strerror(errno));
+  nonblocking(fd);
 }
 
 static void use_clients(void) {
+  static int staying;
+  if (!staying) stay_connected(C_UNIX_IN, out_fd[S_UNIX_IN]);
+  if (!staying && options.tcp) stay_connected(C_TCP, out_fd[S_TCP]);
+  staying = 1;
   send_records(S_UNIX_IN);
   receive_records(S_UNIX_OUT);
   if (options.tcp) send_records(S_TCP);
@@ -425,14 +439,10 @@ static void use_clients(void) {
 // A new connection through the file system: the bound name must still lead to
 // the listener, which is more than an established connection proves.
 static void visit_unix(void) {
-  char answer[64] = "";
   int fd = connect_unix(SOCK_STREAM, "stream.sock");
   if (fd < 0 && nothing_now()) return;
   if (fd < 0) return violation(C_UNIX_CONNECT, "connect: %s", strerror(errno));
-  ssize_t n = send(fd, "P", 1, MSG_NOSIGNAL);
-  while (n > 0 && (n = read(fd, answer, sizeof answer - 1)) < 0 && errno == EINTR) n = 1;
-  CHECK(C_UNIX_CONNECT, n > 12 && strncmp(answer + 12, boot_id, 32) == 0, "the server's answer is '%s' (%s)", answer,
-        n < 0 ? strerror(errno) : "end");
+  CHECK(C_UNIX_CONNECT, is_greeted(fd), "the server's greeting is another's (%s)", strerror(errno));
   close(fd);
   advance(C_UNIX_CONNECT);
   pause_ms(15);
@@ -584,6 +594,14 @@ static void watch_fd(int fd) {
   must(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
+// CRIU restores a periodic timerfd that had expired before the dump disarmed
+// (README.md), so by default the timer is set again after every expiration;
+// an expiration that was not read yet must then be found after the restore.
+static void arm_timerfd(void) {
+  struct itimerspec spec = {{0, options.periodic_timerfd ? interval_ns : 0}, {0, interval_ns}};
+  CHECK(C_TIMERFD, timerfd_settime(timer_fd, 0, &spec, NULL) == 0, "timerfd_settime: %s", strerror(errno));
+}
+
 static void begin_timers(void) {
   struct itimerval every = {{0, interval_ns / 1000}, {0, interval_ns / 1000}};
   struct itimerspec spec = {{0, interval_ns}, {0, interval_ns}};
@@ -600,7 +618,7 @@ static void begin_timers(void) {
   must(timer_settime(posix_timer, 0, &spec, NULL), "timer_settime");
   epoll_fd = must(epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
   timer_fd = must(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), "timerfd_create");
-  must(timerfd_settime(timer_fd, 0, &spec, NULL), "timerfd_settime");
+  arm_timerfd();
   event_fd = must(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
   sigemptyset(&set);
   sigaddset(&set, SIGNALFD_SIGNAL);
@@ -616,7 +634,7 @@ static void step_intervals(void) {
   CHECK(C_POSIX_TIMER, timer_gettime(posix_timer, &spec) == 0, "timer_gettime: %s", strerror(errno));
   CHECK(C_POSIX_TIMER, spec.it_interval.tv_nsec == interval_ns, "interval %ld ns", spec.it_interval.tv_nsec);
   timerfd_gettime(timer_fd, &spec);
-  CHECK(C_TIMERFD, spec.it_interval.tv_nsec == interval_ns, "interval %ld ns", spec.it_interval.tv_nsec);
+  CHECK(C_TIMERFD, spec.it_interval.tv_nsec == (options.periodic_timerfd ? interval_ns : 0), "interval %ld ns", spec.it_interval.tv_nsec);
 }
 
 // The eventfd and the signalfd each hold one value from one round to the next.
@@ -640,7 +658,8 @@ static void step_epoll(void) {
     int fd = (int)(ready[i].data.u64 & 0xffffffff);
     CHECK(C_EPOLL, ready[i].data.u64 >> 32 == 0xfeed, "cookie %lx", ready[i].data.u64);
     if (fd == timer_fd && read(fd, &got, 8) == 8) {
-      CHECK(C_TIMERFD, got > 0, "no expiration");
+      CHECK(C_TIMERFD, got > 0 && (got == 1 || options.periodic_timerfd), "%lu expirations", got);
+      if (!options.periodic_timerfd) arm_timerfd();
       advance(C_TIMERFD);
     } else if (fd == event_fd) {
       CHECK(C_EVENTFD, read(fd, &got, 8) == 8 && got == event_value, "not the value %lu", event_value);
@@ -970,7 +989,7 @@ static void step_inotify(void) {
   if (missed == 0) advance(C_INOTIFY);
 }
 
-// ------------------------------------------------------ the unprivileged child
+// -------------------------------------------------- the child with its own user
 
 static int foreign_flock_fd, foreign_fcntl_fd;
 
@@ -978,10 +997,9 @@ static void begin_user(void) {
   foreign_flock_fd = must(open(at("flock"), O_RDWR | O_CLOEXEC), "flock");
   foreign_fcntl_fd = must(open(at("fcntl"), O_RDWR | O_CLOEXEC), "fcntl");
   open_clients();
-  if (geteuid() != 0) return;
-  // A bundle without CAP_SETUID keeps its user; there is then less to check.
-  if (setgroups(0, NULL) == 0 && setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0) return;
-  if (errno != EPERM) fatal("setresuid");
+  unsigned id = options.uid;
+  if (id == 0) return;
+  if (setgroups(0, NULL) < 0 || setresgid(id, id, id) < 0 || setresuid(id, id, id) < 0) fatal("--uid %u", id);
 }
 
 static void step_locks(void) {
@@ -1275,15 +1293,14 @@ static u64 number_after(const char *text, const char *key) {
   return found ? strtoull(found + strlen(quoted), NULL, 10) : 0;
 }
 
-// The listener must answer a stranger, with this very program's name.
+// The listener must greet a stranger with the name the status has.
 static int listener_answers(const char *status) {
-  char answer[64] = "", bind_address[64] = "", id[33] = "";
+  char address[64] = "";
   const char *found = strstr(status, "\"bind\":\""), *own = strstr(status, "\"boot_id\":\"");
-  if (!found || !own || sscanf(found + 8, "%63[0-9.]", bind_address) != 1 || sscanf(own + 11, "%32s", id) != 1) return 0;
-  int fd = connect_tcp(strcmp(bind_address, "0.0.0.0") ? bind_address : "127.0.0.1", number_after(status, "port"));
-  if (fd < 0) return 0;
-  int ok = send(fd, "P", 1, MSG_NOSIGNAL) == 1 && read(fd, answer, sizeof answer - 1) > 12 && strncmp(answer + 12, id, 32) == 0;
-  close(fd);
+  if (!found || !own || sscanf(found + 8, "%63[0-9.]", address) != 1 || sscanf(own + 11, "%32s", boot_id) != 1) return 0;
+  int fd = connect_tcp(strcmp(address, "0.0.0.0") ? address : "127.0.0.1", number_after(status, "port"));
+  int ok = fd >= 0 && is_greeted(fd);
+  if (fd >= 0) close(fd);
   return ok;
 }
 
@@ -1325,12 +1342,14 @@ int main(int argc, char **argv) {
   for (; i < argc; i++) {
     const char *option = argv[i];
     if (strcmp(option, "--tcp") == 0) options.tcp = 1;
+    else if (strcmp(option, "--periodic-timerfd") == 0) options.periodic_timerfd = 1;
     else if (i + 1 == argc) option = "?";
     else if (strcmp(option, "--dir") == 0) options.dir = argv[++i];
     else if (strcmp(option, "--bind") == 0) options.bind = argv[++i];
     else if (strcmp(option, "--watch") == 0) options.watch = argv[++i];
     else if (strcmp(option, "--mib") == 0) options.mib = number(argv[++i], 1, 4096);
     else if (strcmp(option, "--port") == 0) options.port = number(argv[++i], 1, 65535);
+    else if (strcmp(option, "--uid") == 0) options.uid = number(argv[++i], 0, 65534);
     else if (strcmp(option, "--interval-ms") == 0) options.interval_ms = number(argv[++i], 100, 60000);
     else option = "?";
     if (*option == '?') {
