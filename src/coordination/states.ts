@@ -63,3 +63,7 @@ export type DestinationState = (typeof DESTINATION_STATES)[number];
 export type Role = 'source' | 'destination';
 export type MigrationState = SourceState | DestinationState;
 export const FINAL_STATES = ['done', 'aborted'] as const satisfies readonly MigrationState[];
+
+export function isMigrationState(state: string): state is MigrationState {
+  return [...SOURCE_STATES, ...DESTINATION_STATES].some((known) => known === state);
+}

@@ -118,8 +118,16 @@ export interface Driver {
   checkpoint(handle: string, request: CheckpointRequest): Promise<void>;
   restore(handle: string, request: RestoreRequest): Promise<void>;
   resume(handle: string): Promise<void>;
-  /** Removes the service and all that `create` made for it. Absent already is success. Volumes go too when `volumes`. */
+  /**
+   * Removes the service and all that `create` made for it; a frozen one without it running again. Absent already is
+   * success. With `volumes` its named volumes go too, except those that another container uses.
+   */
   remove(handle: string, options: { volumes: boolean }): Promise<void>;
+  /**
+   * Ends a frozen source copy for good without it running again, but keeps its container and files, stopped. No restart
+   * policy may bring it back by itself. Idempotent.
+   */
+  discard(handle: string): Promise<void>;
   /** Called once when the migration is final at the destination: drops marks that only migrations need. */
   settle(handle: string): Promise<void>;
   /** Starts a stopped service from its files (after its host went down and its memory is gone). */

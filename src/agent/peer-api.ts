@@ -1,0 +1,78 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import {
+  criuImagesStreamSchema,
+  imageStreamSchema,
+  pagesStreamSchema,
+  peerCheckRequestSchema,
+  receivedRequestSchema,
+  reserveRequestSchema,
+  treeStreamSchema,
+} from '#src/coordination/messages.ts';
+import { checkHere } from '#src/coordination/preflight.ts';
+import { migrationIdSchema } from '#src/coordination/schema.ts';
+import { peerStreamHeaderSchema } from '#src/frontman/contract.ts';
+import { peerOf } from '#src/transfer/channel/index.ts';
+import type { PeerServer } from '#src/transfer/channel/index.ts';
+import type { Agent } from './agent.ts';
+import { parseInput } from './http.ts';
+
+const idParams = z.object({ id: migrationIdSchema });
+
+function peerName(request: FastifyRequest): string {
+  const peer = peerOf(request.raw.socket);
+  if (peer === undefined) throw new Error('a request reached the peer API without an authenticated peer');
+  return peer;
+}
+
+/** What other agents may ask of this one (docs/protocol.md). They are known by their certificate before a byte is parsed. */
+export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
+  const { destination } = agent.coordinator;
+  const id = (request: FastifyRequest) => parseInput(idParams, request.params, 'UMS_E_PEER_MESSAGE').id;
+  app.post('/peer/v1/hello', () => agent.hello());
+  app.post('/peer/v1/check', async (request) => {
+    const body = parseInput(peerCheckRequestSchema, request.body, 'UMS_E_PEER_MESSAGE');
+    const result = await checkHere(agent.context, body.specification, body.fingerprint, body.sizes, body.serviceUid);
+    return { findings: result.findings, needsImage: result.needsImage };
+  });
+  app.post('/peer/v1/migrations', (request) =>
+    destination.reserve(peerName(request), parseInput(reserveRequestSchema, request.body, 'UMS_E_PEER_MESSAGE')),
+  );
+  app.post('/peer/v1/migrations/:id/create', (request) => destination.create(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/received', (request) =>
+    destination.received(
+      peerName(request),
+      id(request),
+      parseInput(receivedRequestSchema, request.body, 'UMS_E_PEER_MESSAGE'),
+    ),
+  );
+  app.post('/peer/v1/migrations/:id/restore', (request) => destination.restore(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/commit', (request) => destination.commit(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/give-up', (request) => destination.giveUp(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/settle', (request) => destination.settle(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/finish', (request) => destination.finish(peerName(request), id(request)));
+}
+
+/** The data plane: what arrives as streams. */
+export function registerStreams(server: PeerServer, agent: Agent): void {
+  const { destination } = agent.coordinator;
+  server.handleOneway('engine-image', imageStreamSchema, async ({ peer, header, body, signal }) => {
+    await destination.receiveImage(peer, header.migration, body, signal);
+    return {};
+  });
+  server.handleOneway('tree', treeStreamSchema, ({ peer, header, body, signal }) =>
+    destination.receiveTree(peer, header, body, signal),
+  );
+  server.handleOneway('criu-images', criuImagesStreamSchema, async ({ peer, header, body }) => {
+    await destination.receiveCriuImages(peer, header.migration, body);
+    return {};
+  });
+  server.handleDuplex('pages', pagesStreamSchema, ({ peer, header }, socket) =>
+    destination.receivePages(peer, header.migration, socket),
+  );
+  server.handleDuplex('frontman', peerStreamHeaderSchema, async ({ peer, header }, socket) => {
+    const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+    agent.frontmen.acceptPeerStream(peer, header, socket);
+    await closed;
+  });
+}

@@ -1,0 +1,60 @@
+import type { HostFingerprint } from '#src/checkpoint/fingerprint.ts';
+import type { Driver, EngineFingerprint, EngineName } from '#src/drivers/contract.ts';
+import { type Specification, specificationSchema } from '#src/drivers/specification.ts';
+import type { Logger } from '#src/telemetry/log.ts';
+import type { Breakpoints } from './breakpoints.ts';
+import type { Journal, Row } from './journal.ts';
+import type { PeerPort, TrafficPort } from './ports.ts';
+
+/** What every step of the saga may use; the agent wires it once. */
+export interface SagaContext {
+  systemName: string;
+  journal: Journal;
+  driver: (engine: EngineName) => Driver;
+  engines: () => Promise<EngineFingerprint[]>;
+  peers: PeerPort;
+  traffic: TrafficPort;
+  fingerprint: () => Promise<HostFingerprint>;
+  /** Directory in memory under which each migration has `<id>/images` and `<id>/work`. */
+  stagingRoot: string;
+  breakpoints: Breakpoints;
+  log: Logger;
+}
+
+export function specificationOf(row: Row): Specification {
+  return specificationSchema.parse(JSON.parse(row.specification));
+}
+
+/** Reports bytes of one copy at most four times a second, and the last count always. */
+export function progressReporter(
+  context: SagaContext,
+  id: string,
+  what: string,
+  total_bytes: number | null,
+): { add: (bytes: number) => void; end: () => void } {
+  const started = performance.now();
+  let bytes = 0;
+  let reported = started;
+  const report = () => {
+    const elapsed_s = Math.max((performance.now() - started) / 1000, 0.001);
+    context.journal.emit(id, {
+      event: 'progress',
+      state: context.journal.get(id).state,
+      what,
+      bytes,
+      total_bytes,
+      rate_bytes_s: bytes / elapsed_s,
+    });
+  };
+  return {
+    add: (count) => {
+      bytes += count;
+      if (performance.now() - reported < 250) return;
+      reported = performance.now();
+      report();
+    },
+    end: () => {
+      if (bytes > 0) report();
+    },
+  };
+}

@@ -1,0 +1,186 @@
+import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { bootMark } from './boot.ts';
+import type { SagaContext } from './context.ts';
+import { Destination } from './destination/destination.ts';
+import { newMigrationId, type Row } from './journal.ts';
+import { answerSchema } from './messages.ts';
+import { findService, preflight } from './preflight.ts';
+import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
+import { SourceSaga } from './source/saga.ts';
+import type { SourceState } from './states.ts';
+
+const MAINTENANCE_PERIOD_MS = 5000;
+/** A destination that has heard nothing for this long of a migration that has not arrived drops what it made for it. */
+const LEASE_MS = 10 * 60_000;
+
+/** Both sides of every migration of this agent: what the API calls, and what happens after a restart. */
+export class Coordinator {
+  readonly source: SourceSaga;
+  readonly destination: Destination;
+  readonly #context: SagaContext;
+  #maintenance: NodeJS.Timeout | undefined;
+
+  constructor(context: SagaContext) {
+    this.#context = context;
+    this.source = new SourceSaga(context);
+    this.destination = new Destination(context);
+  }
+
+  async check(service: string, to: string, options: MigrateOptions): Promise<CheckResult> {
+    this.#refuseSelf(to);
+    const result = await preflight(this.#context, service, to, options, undefined, AbortSignal.timeout(120_000));
+    return {
+      service: result.description.specification.name,
+      source: this.#context.systemName,
+      destination: to,
+      technique: 'cold',
+      approach: 'orchestrator-level',
+      feasible: result.findings.every((finding) => finding.severity !== 'error'),
+      findings: result.findings,
+      state_bytes: result.sizes.state_bytes,
+      file_bytes: result.sizes.file_bytes,
+    };
+  }
+
+  async migrate(service: string, to: string, options: MigrateOptions): Promise<Migration> {
+    const { journal, systemName } = this.#context;
+    this.#refuseSelf(to);
+    const { driver, description } = await findService(this.#context, service);
+    const engineId = description.summary.id;
+    const uid = journal.serviceUid(driver.engine, engineId) ?? crypto.randomUUID();
+    journal.adoptService(driver.engine, engineId, uid);
+    const row = journal.insert({
+      id: newMigrationId(),
+      role: 'source',
+      state: 'planned',
+      serviceUid: uid,
+      // By engine and id from here on: a name can be given to another container meanwhile.
+      service: description.specification.name,
+      engine: driver.engine,
+      engineId,
+      handle: description.handle,
+      source: systemName,
+      destination: to,
+      options,
+      specification: JSON.stringify(description.specification),
+    });
+    journal.merge(row.id, { boot: await bootMark() });
+    this.source.start(row.id);
+    return journal.view(row.id);
+  }
+
+  #refuseSelf(to: string): void {
+    if (to !== this.#context.systemName) return;
+    throw new UmsError('UMS_E_USAGE', {
+      message: `${to} is this system: the service is there already.`,
+      fault: 'user',
+      state: 'Nothing was changed.',
+      mend: 'Choose another system (ums systems).',
+    });
+  }
+
+  cancel(id: string): Migration {
+    this.source.cancel(id);
+    return this.#context.journal.view(id);
+  }
+
+  recoverByOperator(id: string, choice: 'thaw-source' | 'drop-source'): Migration {
+    this.source.recover(id, choice);
+    return this.#context.journal.view(id);
+  }
+
+  /** Refuses the user's own control messages while a migration holds the service. */
+  refuseIfHeld(engine: string, engineId: string): void {
+    const holder = this.#context.journal.lockHolder(engine, engineId);
+    if (holder === undefined) return;
+    throw new UmsError('UMS_E_SERVICE_BUSY', {
+      message: `The service takes part in migration ${holder}, which holds such commands until it ends.`,
+      fault: 'user',
+      state: 'Nothing was changed.',
+      mend: `Wait for it (ums show ${holder}) or cancel it (ums cancel ${holder}).`,
+    });
+  }
+
+  /** After a start: every unfinished migration goes on or goes back, from what the journal and the engines say. */
+  async recover(): Promise<void> {
+    const { journal, log } = this.#context;
+    for (const row of journal.unfinished()) {
+      try {
+        if (row.role === 'destination') await this.destination.recover(row.id);
+        else await this.#recoverSource(row);
+      } catch (error) {
+        log.error({ migration: row.id, err: error }, 'recovery failed; it is tried again at the next start');
+      }
+    }
+    this.#maintenance = setInterval(() => void this.#maintain(), MAINTENANCE_PERIOD_MS);
+    this.#maintenance.unref();
+  }
+
+  async #recoverSource(row: Row): Promise<void> {
+    const { journal } = this.#context;
+    const going: readonly string[] = ['committing', 'committed', 'redirecting', 'removing', 'aborting'];
+    if (!going.includes(row.state)) {
+      const next = await this.#whereFrom(row);
+      if (next === 'aborting' && row.error === null) {
+        journal.update(row.id, { error: restarted(row, this.#context.systemName).toReport() });
+      }
+      journal.transition(row.id, row.state, next);
+    }
+    this.source.start(row.id);
+  }
+
+  /**
+   * Before the commit an agent that was restarted goes back: the service is here and thawed. But if this whole host went
+   * down the memory of the service is gone here, and if all of it had arrived at the destination, that is where it lives on.
+   */
+  async #whereFrom(row: Row): Promise<SourceState> {
+    const rebooted = row.data['boot'] !== (await bootMark());
+    if (rebooted && (row.state === 'dumping' || row.state === 'restoring')) return 'restoring';
+    return 'aborting';
+  }
+
+  async #maintain(): Promise<void> {
+    const { journal, peers, log } = this.#context;
+    for (const row of journal.untold()) {
+      try {
+        await peers.request(row.destination, {
+          method: 'POST',
+          path: `/peer/v1/migrations/${row.id}/give-up`,
+          schema: answerSchema,
+          timeout_ms: 5000,
+        });
+        journal.update(row.id, { peer_told: true });
+      } catch (error) {
+        const failure = toUmsError(error);
+        if (failure.code === 'UMS_E_MIGRATION_UNKNOWN') journal.update(row.id, { peer_told: true });
+        else log.debug({ migration: row.id, code: failure.code }, 'the destination still does not answer');
+      }
+    }
+    await this.#expireLeases();
+  }
+
+  async #expireLeases(): Promise<void> {
+    const { journal, log } = this.#context;
+    const early: readonly string[] = ['reserving', 'reserved', 'receiving'];
+    for (const row of journal.unfinished()) {
+      if (row.role !== 'destination' || !early.includes(row.state)) continue;
+      if (Date.now() - row.last_contact_at < LEASE_MS) continue;
+      log.warn({ migration: row.id }, 'nothing heard from the source, dropping what was made for it');
+      await this.destination.giveUp(row.source, row.id);
+    }
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#maintenance);
+    await this.source.stop();
+  }
+}
+
+function restarted(row: Row, here: string): UmsError {
+  return new UmsError('UMS_E_CANCELLED', {
+    message: `The agent on ${here} was restarted while ${row.service} was ${row.state}.`,
+    fault: 'source',
+    state: `${row.service} runs on ${here} as before.`,
+    mend: 'Start the migration again.',
+  });
+}

@@ -1,0 +1,33 @@
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { verifyImages } from '#src/transfer/pages/images.ts';
+
+const pagesSchema = z.array(z.object({ name: z.string(), size: z.int() }));
+const imagesSchema = z.array(z.object({ name: z.string(), size: z.int(), sha256: z.string() }));
+const PAGE_FILE = /^(pages|pagemap)-[a-z0-9-]+\.img$/;
+
+/** Names and sizes of the files that the page server wrote; TLS and the page server vouch for their content. */
+export async function pageManifest(directory: string): Promise<z.infer<typeof pagesSchema>> {
+  const names = (await readdir(directory)).filter((name) => PAGE_FILE.test(name)).sort();
+  return Promise.all(names.map(async (name) => ({ name, size: (await stat(join(directory, name))).size })));
+}
+
+/** Compares the staging directory with what was received, right before it is restored from. */
+export async function verifyStaging(directory: string, images: unknown, pages: unknown): Promise<void> {
+  const expected = pagesSchema.parse(pages);
+  const found = await pageManifest(directory);
+  for (const file of expected) {
+    const size = found.find((candidate) => candidate.name === file.name)?.size;
+    if (size !== file.size) {
+      throw new UmsError('UMS_E_IMAGE_CORRUPT', {
+        message: `A checkpoint image is truncated or altered: ${file.name} has ${size ?? 'no'} bytes instead of ${file.size}.`,
+        fault: 'destination',
+        state: 'Nothing was restored from it.',
+        mend: 'Check the memory of the destination and try again.',
+      });
+    }
+  }
+  await verifyImages(directory, imagesSchema.parse(images));
+}

@@ -1,0 +1,57 @@
+import type { Driver } from '#src/drivers/contract.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { listeningPorts } from './listening.ts';
+
+/** What was true of the service when it was frozen and must be true again when it runs. */
+export interface Expectation {
+  listening: readonly number[];
+  processes: number;
+}
+
+/**
+ * How long a resumed service is watched before it counts as alive: a missing instruction or a lost descriptor ends a
+ * process within its first time slices.
+ */
+const OBSERVATION_MS = 40;
+const POLL_MS = 10;
+
+function wait(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/**
+ * The health check after a resume: running for the observation time with all its listeners. `limit_ms` bounds how long
+ * a listener may be missing. Throws UMS_E_UNHEALTHY with what is wrong.
+ */
+export async function checkHealth(
+  driver: Driver,
+  handle: string,
+  expected: Expectation,
+  limit_ms: number,
+): Promise<void> {
+  const started = performance.now();
+  let problem = 'it was not looked at';
+  for (;;) {
+    const elapsed = performance.now() - started;
+    const state = await driver.state(handle);
+    if (state !== 'running') throw unhealthy(`it is ${state} ${Math.round(elapsed)} ms after it was resumed`);
+    const pids = await driver.processes(handle);
+    const listening = await listeningPorts(pids);
+    const missing = expected.listening.filter((port) => !listening.includes(port));
+    if (missing.length === 0 && pids.length > 0) {
+      if (elapsed >= OBSERVATION_MS) return;
+    } else {
+      problem = pids.length === 0 ? 'it has no process' : `nothing listens on its port ${missing.join(', ')}`;
+    }
+    if (elapsed > OBSERVATION_MS + limit_ms) throw unhealthy(problem);
+    await wait(POLL_MS);
+  }
+}
+
+function unhealthy(problem: string): UmsError {
+  return new UmsError('UMS_E_UNHEALTHY', {
+    message: `The service did not run healthily at the destination: ${problem}.`,
+    fault: 'destination',
+    mend: 'Look at the CPU features and kernels of both hosts (ums check) and at the service’s own log.',
+  });
+}

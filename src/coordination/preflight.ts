@@ -1,0 +1,291 @@
+import type { z } from 'zod';
+import { readFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
+import { checkProcesses } from '#src/checkpoint/preflight.ts';
+import type { Driver, EngineName, Finding, ServiceDescription } from '#src/drivers/contract.ts';
+import type { Specification } from '#src/drivers/specification.ts';
+import type { ErrorCode } from '#src/telemetry/error-codes.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { run } from '#src/telemetry/exec.ts';
+import type { SagaContext } from './context.ts';
+import { helloSchema, peerCheckResponseSchema, PROTOCOL, type sizesSchema } from './messages.ts';
+import type { MigrateOptions } from './schema.ts';
+
+export type Sizes = z.infer<typeof sizesSchema>;
+
+export interface Preflight {
+  description: ServiceDescription;
+  serviceUid: string;
+  engine: EngineName;
+  sizes: Sizes;
+  findings: Finding[];
+  /** The code with which a migration is refused for these findings. */
+  blockingCode: ErrorCode;
+}
+
+/** Codes for findings that people meet often enough to want their own. */
+const CODES: readonly [prefix: string, code: ErrorCode][] = [
+  ['name.', 'UMS_E_NAME_TAKEN'],
+  ['volume.taken', 'UMS_E_NAME_TAKEN'],
+  ['port.', 'UMS_E_PORT_TAKEN'],
+  ['room.', 'UMS_E_NO_ROOM'],
+  ['engine.', 'UMS_E_ENGINE_MISSING'],
+];
+
+export function codeOf(finding: Finding): ErrorCode {
+  return CODES.find(([prefix]) => finding.id.startsWith(prefix))?.[1] ?? 'UMS_E_PREFLIGHT';
+}
+
+/** Splits `ENGINE:NAME`; a plain name is looked for in every engine. */
+export async function findService(
+  context: SagaContext,
+  reference: string,
+): Promise<{ driver: Driver; description: ServiceDescription }> {
+  const colon = reference.indexOf(':');
+  const wanted = colon > 0 ? reference.slice(0, colon) : undefined;
+  const name = colon > 0 ? reference.slice(colon + 1) : reference;
+  const found: { driver: Driver; description: ServiceDescription }[] = [];
+  const engines = await context.engines();
+  for (const fingerprint of engines) {
+    if (!fingerprint.available || (wanted !== undefined && fingerprint.engine !== wanted)) continue;
+    const driver = context.driver(fingerprint.engine);
+    try {
+      found.push({ driver, description: await driver.describe(name) });
+    } catch (error) {
+      if (!(error instanceof UmsError) || error.code !== 'UMS_E_SERVICE_UNKNOWN') throw error;
+    }
+  }
+  const [first, second] = found;
+  if (first === undefined) {
+    throw new UmsError('UMS_E_SERVICE_UNKNOWN', {
+      message: `There is no service ${JSON.stringify(reference)} on ${context.systemName}.`,
+      fault: 'user',
+      state: 'Nothing was changed.',
+      mend: 'List the services with: ums ls',
+    });
+  }
+  if (second !== undefined) {
+    throw new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
+      message: `${JSON.stringify(reference)} is a service of ${first.driver.engine} and of ${second.driver.engine}.`,
+      fault: 'user',
+      state: 'Nothing was changed.',
+      mend: `Say which: ${first.driver.engine}:${name} or ${second.driver.engine}:${name}`,
+    });
+  }
+  return first;
+}
+
+/** Memory that a dump will carry: anonymous and shared pages of every process (proc(5), RssAnon and RssShmem). */
+export async function memoryBytes(pids: readonly number[]): Promise<number> {
+  let total_bytes = 0;
+  for (const pid of pids) {
+    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' || error.code === 'ESRCH') return '';
+      throw error;
+    });
+    for (const match of status.matchAll(/^Rss(?:Anon|Shmem):\s+(\d+) kB$/gm)) total_bytes += Number(match[1]) * 1024;
+  }
+  return total_bytes;
+}
+
+async function fileBytes(description: ServiceDescription): Promise<number> {
+  let total_bytes = 0;
+  for (const tree of description.trees) {
+    // du exits with 1 for files that vanish under it, which a running service is free to do.
+    const { stdout } = await run('du', ['-sxB1', tree.path], { timeout_ms: 300_000, okExitCodes: [0, 1] });
+    total_bytes += Number.parseInt(stdout, 10) || 0;
+  }
+  return total_bytes;
+}
+
+function applyBindChoice(specification: Specification, choice: MigrateOptions['bindMounts']): Specification {
+  return {
+    ...specification,
+    mounts: specification.mounts.map((mount) =>
+      mount.kind === 'bind' && mount.transfer === 'undecided' && choice !== 'refuse'
+        ? { ...mount, transfer: mount.readOnly ? ('expect' as const) : choice }
+        : mount,
+    ),
+  };
+}
+
+/** Everything that can be known before touching anything, about both sides. */
+export async function preflight(
+  context: SagaContext,
+  reference: string,
+  destination: string,
+  options: MigrateOptions,
+  migration: string | undefined,
+  signal: AbortSignal,
+): Promise<Preflight> {
+  const { driver, description } = await findService(context, reference);
+  description.specification = applyBindChoice(description.specification, options.bindMounts);
+  const { specification, summary } = description;
+  const findings: Finding[] = [];
+  const holder = context.journal.lockHolder(driver.engine, summary.id);
+  if (holder !== undefined && holder !== migration) throw busy(specification.name, holder);
+  if (summary.state !== 'running') throw notRunning(specification.name, summary.state);
+  const pids = await driver.processes(description.handle);
+  const sizes: Sizes = {
+    state_bytes: await memoryBytes(pids),
+    file_bytes: await fileBytes(description),
+    image_bytes: specification.image.kind === 'image' ? specification.image.size_bytes : 0,
+  };
+  findings.push(...(await checkProcesses(pids)), ...undecidedBinds(specification));
+  for (const loss of description.losses) {
+    findings.push({
+      severity: 'warning',
+      id: 'specification.loss',
+      what: loss,
+      why: 'It cannot be recreated as it is.',
+      mend: 'Accept it, or change the service first.',
+    });
+  }
+  const fingerprint = await context.fingerprint();
+  const hello = await context.peers.request(destination, {
+    method: 'POST',
+    path: '/peer/v1/hello',
+    body: { protocol: PROTOCOL },
+    schema: helloSchema,
+    timeout_ms: 20_000,
+    signal,
+  });
+  if (hello.protocol.min > PROTOCOL.max || hello.protocol.max < PROTOCOL.min) throw noCommonVersion(context, hello);
+  findings.push(...compareHosts(fingerprint, hello.fingerprint));
+  const serviceUid = context.journal.serviceUid(driver.engine, summary.id) ?? randomUUID();
+  const theirs = await context.peers.request(destination, {
+    method: 'POST',
+    path: '/peer/v1/check',
+    body: { specification, fingerprint, sizes, serviceUid },
+    schema: peerCheckResponseSchema,
+    timeout_ms: 60_000,
+    signal,
+  });
+  findings.push(...theirs.findings);
+  const blocking = findings.find((finding) => finding.severity === 'error');
+  return {
+    description,
+    serviceUid,
+    engine: driver.engine,
+    sizes,
+    findings,
+    blockingCode: blocking === undefined ? 'UMS_E_PREFLIGHT' : codeOf(blocking),
+  };
+}
+
+function undecidedBinds(specification: Specification): Finding[] {
+  return specification.mounts
+    .filter((mount) => mount.kind === 'bind' && mount.transfer === 'undecided')
+    .map((mount) => ({
+      severity: 'error',
+      id: 'mount.bind',
+      what: `The service mounts ${mount.kind === 'bind' ? mount.source : ''} of its host at ${mount.destination}.`,
+      why: 'ums cannot know whether that directory belongs to the service or to the host.',
+      mend: 'Say --bind-mounts copy (its content moves) or --bind-mounts expect (the destination has it already).',
+    }));
+}
+
+/** The destination's part of the check: what this system thinks of receiving the service. */
+export async function checkHere(
+  context: SagaContext,
+  specification: Specification,
+  source: HostFingerprint,
+  sizes: Sizes,
+  _serviceUid: string,
+): Promise<{ findings: Finding[]; needsImage: boolean; asError: (finding: Finding) => UmsError }> {
+  const findings: Finding[] = [];
+  const engine = (await context.engines()).find((one) => one.engine === specification.engine);
+  let needsImage = false;
+  if (engine === undefined || !engine.available) {
+    findings.push({
+      severity: 'error',
+      id: 'engine.missing',
+      what: `${context.systemName} has no usable ${specification.engine}.`,
+      why: engine?.problem ?? 'This agent has no driver for it.',
+      mend: engine?.mend ?? `Install ${specification.engine} on ${context.systemName}.`,
+    });
+  } else {
+    const driver = context.driver(specification.engine);
+    findings.push(...(await driver.canCreate(specification)));
+    needsImage = !(await driver.hasImage(specification));
+  }
+  const here = await context.fingerprint();
+  findings.push(...compareHosts(source, here).filter((finding) => finding.severity === 'error'));
+  findings.push(...roomFindings(context.systemName, here, sizes, needsImage));
+  return {
+    findings,
+    needsImage,
+    asError: (finding) =>
+      new UmsError(codeOf(finding), {
+        message: finding.what,
+        fault: 'destination',
+        state: 'Nothing was touched.',
+        mend: finding.mend,
+        detail: finding.why,
+      }),
+  };
+}
+
+/**
+ * Room at the destination: the memory of the service twice (its images stay in memory until it is handed over) and the
+ * files once, each with a tenth to spare.
+ */
+export function roomFindings(name: string, here: HostFingerprint, sizes: Sizes, needsImage: boolean): Finding[] {
+  const findings: Finding[] = [];
+  const memory = Math.ceil(sizes.state_bytes * 2 * 1.1);
+  if (memory > here.memoryAvailable_bytes) {
+    findings.push({
+      severity: 'error',
+      id: 'room.memory',
+      what: `${name} has too little free memory: ${mib(here.memoryAvailable_bytes)} MiB of the ${mib(memory)} MiB needed.`,
+      why: 'The checkpoint stays in memory beside the restored service until it is handed over.',
+      mend: `Free memory on ${name} or choose another system.`,
+    });
+  }
+  const disk = Math.ceil((sizes.file_bytes + (needsImage ? sizes.image_bytes * 2 : 0)) * 1.1);
+  if (disk > here.diskAvailable_bytes) {
+    findings.push({
+      severity: 'error',
+      id: 'room.disk',
+      what: `${name} has too little free disk: ${mib(here.diskAvailable_bytes)} MiB of the ${mib(disk)} MiB needed.`,
+      why: 'The files of the service, and its image if it is not there yet, are copied.',
+      mend: `Free disk on ${name} or choose another system.`,
+    });
+  }
+  return findings;
+}
+
+function mib(bytes: number): number {
+  return Math.round(bytes / 1_048_576);
+}
+
+function busy(name: string, holder: string): UmsError {
+  return new UmsError('UMS_E_SERVICE_BUSY', {
+    message: `${name} already takes part in migration ${holder}.`,
+    fault: 'user',
+    state: 'That migration goes on undisturbed.',
+    mend: `Wait for it (ums show ${holder}) or cancel it (ums cancel ${holder}).`,
+  });
+}
+
+function notRunning(name: string, state: string): UmsError {
+  return new UmsError('UMS_E_SERVICE_NOT_RUNNING', {
+    message: `${name} is ${state}: there is no running state to move.`,
+    fault: 'user',
+    state: 'Nothing was changed.',
+    mend: 'Start it first.',
+  });
+}
+
+function noCommonVersion(
+  context: SagaContext,
+  hello: { name: string; protocol: { min: number; max: number } },
+): UmsError {
+  return new UmsError('UMS_E_PEER_VERSION', {
+    message: `${context.systemName} speaks protocol ${PROTOCOL.min} to ${PROTOCOL.max}, ${hello.name} speaks ${hello.protocol.min} to ${hello.protocol.max}.`,
+    fault: 'destination',
+    state: 'Nothing was changed.',
+    mend: 'Upgrade the older of the two agents.',
+  });
+}

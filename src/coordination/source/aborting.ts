@@ -1,0 +1,58 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { bootMark } from '../boot.ts';
+import type { SagaContext } from '../context.ts';
+import type { Row } from '../journal.ts';
+import { answerSchema } from '../messages.ts';
+import type { SourceStep } from './steps.ts';
+
+/**
+ * Everything back as it was: the service runs on with its state, its clients are let through, the destination drops
+ * what it made. Entered only when the destination does not run the service and never will for this migration.
+ */
+export const aborting: SourceStep = {
+  async run(context, row) {
+    await bringBack(context, row);
+    await context.traffic.release(row.service_uid, row.id, { kind: 'here' });
+    await rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
+    await tellPeer(context, row);
+    return 'aborted';
+  },
+};
+
+async function bringBack(context: SagaContext, row: Row): Promise<void> {
+  const driver = context.driver(row.engine);
+  const state = await driver.state(row.handle);
+  if (state === 'frozen') await driver.thaw(row.handle);
+  if (state !== 'stopped') return;
+  if (row.data['boot'] === (await bootMark())) return;
+  // This host went down and took the service's memory with it, as it would have without a migration. What is left is
+  // its files, and the service was running, so it is started from them.
+  await driver.startFresh(row.handle);
+  const lost = new UmsError('UMS_E_HOST_LOST', {
+    message: `${context.systemName} went down while ${row.service} was being moved, before its memory had arrived at ${row.destination}.`,
+    fault: 'source',
+    state: `${row.service} was started again on ${context.systemName} from its files; what was only in memory is lost.`,
+    mend: 'Nothing to do for the migration; try it again when you like.',
+  });
+  context.journal.update(row.id, { error: lost.toReport() });
+}
+
+/** Best effort now; if the destination does not hear it, it is told when it can be reached again (see recovery). */
+async function tellPeer(context: SagaContext, row: Row): Promise<void> {
+  try {
+    await context.peers.request(row.destination, {
+      method: 'POST',
+      path: `/peer/v1/migrations/${row.id}/give-up`,
+      schema: answerSchema,
+      timeout_ms: 5000,
+    });
+  } catch (error) {
+    const failure = toUmsError(error);
+    // It never heard of this migration, so it has nothing to drop.
+    if (failure.code === 'UMS_E_MIGRATION_UNKNOWN') return;
+    context.journal.update(row.id, { peer_told: false });
+    context.log.warn({ migration: row.id, code: failure.code }, 'the destination will be told later to give up');
+  }
+}

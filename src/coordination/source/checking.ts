@@ -1,0 +1,31 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import { preflight } from '../preflight.ts';
+import type { SourceStep } from './steps.ts';
+
+/** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
+export const checking: SourceStep = {
+  async run(context, row, signal) {
+    const result = await preflight(context, row.service, row.destination, row.options, row.id, signal);
+    for (const finding of result.findings) {
+      if (finding.severity !== 'info') context.journal.emit(row.id, { event: 'finding', finding });
+    }
+    const blocking = result.findings.find((finding) => finding.severity === 'error');
+    if (blocking !== undefined) {
+      throw new UmsError(result.blockingCode, {
+        message: blocking.what,
+        fault: 'user',
+        mend: blocking.mend,
+        detail: result.findings.map((finding) => `${finding.severity}: ${finding.what} (${finding.why})`).join('\n'),
+      });
+    }
+    context.journal.update(row.id, {
+      handle: result.description.handle,
+      specification: JSON.stringify(result.description.specification),
+    });
+    context.journal.merge(row.id, {
+      sizes: result.sizes,
+      trees: result.description.trees.map((tree) => ({ ...tree })),
+    });
+    return 'reserving';
+  },
+};

@@ -1,0 +1,20 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import type { SourceStep } from './steps.ts';
+
+/** The service stops here and, if all goes well, never runs at the source again. */
+export const freezing: SourceStep = {
+  async run(context, row, _signal, memory) {
+    const driver = context.driver(row.engine);
+    const state = await driver.state(row.handle);
+    if (state !== 'running' && state !== 'frozen') {
+      throw new UmsError('UMS_E_SERVICE_GONE', {
+        message: `${row.service} is ${state}: it ended or was removed while it was being moved.`,
+        fault: 'service',
+        mend: 'Start it again and look at its log.',
+      });
+    }
+    memory.frozenSince_ms = performance.now();
+    await driver.freeze(row.handle);
+    return 'dumping';
+  },
+};

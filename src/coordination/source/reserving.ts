@@ -1,0 +1,64 @@
+import { PassThrough } from 'node:stream';
+import { z } from 'zod';
+import { progressReporter, specificationOf } from '../context.ts';
+import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
+import type { SourceStep } from './steps.ts';
+
+/** The image of a large service over a slow link takes its time; the migration's own time limit ends it earlier. */
+const CREATE_TIMEOUT_MS = 120_000;
+
+/**
+ * The destination makes room first: staging directory, image, volumes and the container itself. So whatever it lacks
+ * shows before the service is frozen.
+ */
+export const reserving: SourceStep = {
+  async run(context, row, signal) {
+    const specification = specificationOf(row);
+    const sizes = sizesSchema.parse(row.data['sizes']);
+    const { needsImage } = await context.peers.request(row.destination, {
+      method: 'POST',
+      path: '/peer/v1/migrations',
+      body: {
+        id: row.id,
+        protocol: 1,
+        serviceUid: row.service_uid,
+        specification,
+        fingerprint: await context.fingerprint(),
+        sizes,
+        options: row.options,
+      },
+      schema: reserveResponseSchema,
+      timeout_ms: 30_000,
+      signal,
+    });
+    if (needsImage) {
+      const driver = context.driver(row.engine);
+      const progress = progressReporter(context, row.id, 'image', sizes.image_bytes);
+      const pipe = new PassThrough({ highWaterMark: 1 << 20 });
+      const exported = driver.exportImage(specification, pipe, signal).catch((error: unknown) => {
+        pipe.destroy(error instanceof Error ? error : new Error(String(error)));
+        throw error;
+      });
+      const sent = context.peers.send(row.destination, { kind: 'engine-image', migration: row.id }, bytesOf(pipe), {
+        signal,
+        onBytes: progress.add,
+        onWire: (bytes) => context.journal.addWire(row.id, bytes),
+      });
+      await Promise.all([exported, sent]);
+      progress.end();
+    }
+    const created = await context.peers.request(row.destination, {
+      method: 'POST',
+      path: `/peer/v1/migrations/${row.id}/create`,
+      schema: createResponseSchema,
+      timeout_ms: CREATE_TIMEOUT_MS,
+      signal,
+    });
+    context.journal.merge(row.id, { destinationTrees: created.trees });
+    return 'copying';
+  },
+};
+
+async function* bytesOf(stream: AsyncIterable<unknown>): AsyncGenerator<Uint8Array> {
+  for await (const chunk of stream) yield z.instanceof(Buffer).parse(chunk);
+}

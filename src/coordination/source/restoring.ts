@@ -1,0 +1,31 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import { answerSchema } from '../messages.ts';
+import { bootMark } from '../boot.ts';
+import type { SourceStep } from './steps.ts';
+import { untilAnswered } from './until-answered.ts';
+
+const RESTORE_TIMEOUT_MS = 600_000;
+
+/** The destination makes every process from the images; none of them runs an instruction before the commit. */
+export const restoring: SourceStep = {
+  async run(context, row, signal) {
+    const request = {
+      method: 'POST',
+      path: `/peer/v1/migrations/${row.id}/restore`,
+      schema: answerSchema,
+      timeout_ms: RESTORE_TIMEOUT_MS,
+    } as const;
+    // A host that went down has lost the memory of the service, and all of it is at the destination (or it says so):
+    // then there is nothing to go back to, and waiting for the destination is right.
+    const onlyThere = row.data['boot'] !== (await bootMark());
+    const answer = onlyThere
+      ? await untilAnswered(context, row, signal, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
+      : await context.peers.request(row.destination, { ...request, signal });
+    if (answer.state === 'restored') return 'committing';
+    if (answer.error !== null) throw UmsError.fromReport(answer.error);
+    throw new UmsError('UMS_E_RESTORE', {
+      message: `The destination could not restore the service (it is ${answer.state} there).`,
+      fault: 'destination',
+    });
+  },
+};

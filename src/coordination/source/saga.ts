@@ -1,0 +1,233 @@
+import { type UmsError, toUmsError, UmsError as UmsFailure } from '#src/telemetry/errors.ts';
+import type { SagaContext } from '../context.ts';
+import type { Row } from '../journal.ts';
+import { FINAL_STATES, type SourceState, SOURCE_STATES } from '../states.ts';
+import { aborting } from './aborting.ts';
+import { checking } from './checking.ts';
+import { committed } from './committed.ts';
+import { committing } from './committing.ts';
+import { copying } from './copying.ts';
+import { dumping } from './dumping.ts';
+import { freezing } from './freezing.ts';
+import { holding } from './holding.ts';
+import { planned } from './planned.ts';
+import { redirecting } from './redirecting.ts';
+import { removing } from './removing.ts';
+import { reserving } from './reserving.ts';
+import { restoring } from './restoring.ts';
+import type { SourceMemory, SourceStep } from './steps.ts';
+
+type ActiveState = Exclude<SourceState, (typeof FINAL_STATES)[number]>;
+
+const STEPS: Record<ActiveState, SourceStep> = {
+  planned,
+  checking,
+  reserving,
+  copying,
+  holding,
+  freezing,
+  dumping,
+  restoring,
+  committing,
+  committed,
+  redirecting,
+  removing,
+  aborting,
+};
+
+/** In these states a failure means going back; `committed` still may, because no client has been served elsewhere. */
+const MAY_GO_BACK: readonly SourceState[] = [
+  'planned',
+  'checking',
+  'reserving',
+  'copying',
+  'holding',
+  'freezing',
+  'dumping',
+  'restoring',
+  'committing',
+  'committed',
+];
+
+/** States in which a cancellation ends the step at once. In `committing` the destination is asked instead. */
+const CANCELLABLE: readonly SourceState[] = [
+  'planned',
+  'checking',
+  'reserving',
+  'copying',
+  'holding',
+  'freezing',
+  'dumping',
+  'restoring',
+];
+
+const RETRY_PAUSE_MS = 1000;
+
+export function isSourceState(state: string): state is SourceState {
+  return SOURCE_STATES.some((known) => known === state);
+}
+
+function isActive(state: SourceState): state is ActiveState {
+  return state !== 'done' && state !== 'aborted';
+}
+
+/** Runs the source's side of migrations. One instance an agent; each migration is driven by at most one loop. */
+export class SourceSaga {
+  readonly #context: SagaContext;
+  readonly #running = new Map<string, { cancel: AbortController; stop: AbortController; ended: Promise<void> }>();
+
+  constructor(context: SagaContext) {
+    this.#context = context;
+  }
+
+  /** Drives a migration to its end in the background. Calling it for one that is being driven does nothing. */
+  start(id: string): void {
+    if (this.#running.has(id)) return;
+    const cancel = new AbortController();
+    const stop = new AbortController();
+    const ended = this.#drive(id, cancel.signal, stop.signal)
+      .catch((error: unknown) => {
+        if (!stop.signal.aborted)
+          this.#context.log.error({ migration: id, err: error }, 'the saga stopped by a defect');
+      })
+      .finally(() => this.#running.delete(id));
+    this.#running.set(id, { cancel, stop, ended });
+  }
+
+  /** Asks for the end of a migration; refused from `committed` on. */
+  cancel(id: string): Row {
+    const row = this.#context.journal.get(id);
+    if (row.role !== 'source') throw notHere(row);
+    if (!isSourceState(row.state) || !(CANCELLABLE.includes(row.state) || row.state === 'committing')) {
+      throw new UmsFailure('UMS_E_MIGRATION_STATE', {
+        message: `Migration ${id} is ${row.state}: it cannot be cancelled any more.`,
+        fault: 'user',
+        state: 'It goes on.',
+        mend: `Look at it with: ums show ${id}`,
+      });
+    }
+    this.#context.journal.update(id, { cancel_requested: true });
+    if (CANCELLABLE.includes(row.state)) this.#running.get(id)?.cancel.abort(cancelled(row));
+    return this.#context.journal.get(id);
+  }
+
+  /** The operator's decision in the commit window. */
+  recover(id: string, choice: 'thaw-source' | 'drop-source'): Row {
+    const { journal } = this.#context;
+    const row = journal.get(id);
+    if (row.role !== 'source' || row.state !== 'committing' || !row.in_doubt) {
+      throw new UmsFailure('UMS_E_MIGRATION_STATE', {
+        message: `Migration ${id} does not wait for an operator (${row.role}, ${row.state}).`,
+        fault: 'user',
+        state: 'Nothing was changed.',
+        mend: `Look at it with: ums show ${id}`,
+      });
+    }
+    this.#running.get(id)?.stop.abort(new Error('an operator decided'));
+    journal.emit(id, { event: 'note', text: `An operator chose ${choice}.` });
+    const next: SourceState = choice === 'thaw-source' ? 'aborting' : 'redirecting';
+    if (choice === 'thaw-source') journal.update(id, { error: cancelled(row).toReport() });
+    journal.transition(id, 'committing', next);
+    const previous = this.#running.get(id)?.ended ?? Promise.resolve();
+    void previous.then(() => this.start(id));
+    return journal.get(id);
+  }
+
+  /** Stops driving, without changing any state: the agent is going down. */
+  async stop(): Promise<void> {
+    const all = [...this.#running.values()];
+    for (const one of all) one.stop.abort(new Error('the agent stops'));
+    await Promise.all(all.map((one) => one.ended));
+  }
+
+  async #drive(id: string, cancel: AbortSignal, stop: AbortSignal): Promise<void> {
+    const { journal, breakpoints } = this.#context;
+    const memory: SourceMemory = { snapshots: new Map(), frozenSince_ms: undefined };
+    const deadline = AbortSignal.timeout(remaining_ms(journal.get(id)));
+    for (;;) {
+      const row = journal.get(id);
+      const { state } = row;
+      if (!isSourceState(state)) throw new Error(`${id} is in state ${state}, which is no source state`);
+      if (!isActive(state)) return;
+      await breakpoints.reach(journal, id, 'source', state, 'before');
+      stop.throwIfAborted();
+      const next = await this.#step(row, state, this.#signals(state, cancel, stop, deadline), stop, memory);
+      await breakpoints.reach(journal, id, 'source', state, 'after');
+      stop.throwIfAborted();
+      if (next !== state) journal.transition(id, state, next);
+    }
+  }
+
+  #signals(state: SourceState, cancel: AbortSignal, stop: AbortSignal, deadline: AbortSignal): AbortSignal {
+    return CANCELLABLE.includes(state) ? AbortSignal.any([cancel, stop, deadline]) : stop;
+  }
+
+  async #step(
+    row: Row,
+    state: ActiveState,
+    signal: AbortSignal,
+    stop: AbortSignal,
+    memory: SourceMemory,
+  ): Promise<SourceState> {
+    try {
+      signal.throwIfAborted();
+      return await STEPS[state].run(this.#context, row, signal, memory);
+    } catch (error) {
+      stop.throwIfAborted();
+      const failure = asFailure(row, error, signal);
+      if (MAY_GO_BACK.includes(state)) {
+        this.#fail(row, failure);
+        return 'aborting';
+      }
+      // Going back (aborting) and going on (redirecting, removing) are repeated until they succeed; each try is told.
+      this.#context.log.error({ migration: row.id, state, err: failure }, 'step failed, trying again');
+      this.#context.journal.emit(row.id, { event: 'note', text: `${state}: ${failure.message} Trying again.` });
+      await new Promise((resolve) => setTimeout(resolve, RETRY_PAUSE_MS));
+      return state;
+    }
+  }
+
+  #fail(row: Row, failure: UmsError): void {
+    const told = new UmsFailure(failure.code, {
+      message: failure.message,
+      fault: failure.fault,
+      state: failure.state === '' ? `${row.service} runs on ${row.source} as before.` : failure.state,
+      mend: failure.mend,
+      ...(failure.detail === undefined ? {} : { detail: failure.detail }),
+    });
+    this.#context.journal.update(row.id, { error: told.toReport() });
+    this.#context.log.warn({ migration: row.id, state: row.state, err: failure }, 'migration fails, going back');
+  }
+}
+
+function asFailure(row: Row, error: unknown, signal: AbortSignal): UmsError {
+  const reason: unknown = signal.aborted ? signal.reason : error;
+  if (reason instanceof DOMException && reason.name === 'TimeoutError') {
+    return new UmsFailure('UMS_E_TIMEOUT', {
+      message: `The migration took longer than its limit of ${row.options.timeout_ms} ms.`,
+      fault: 'network',
+      mend: 'Give it more time with --timeout.',
+    });
+  }
+  return toUmsError(reason);
+}
+
+function remaining_ms(row: Row): number {
+  return Math.max(row.started_at + row.options.timeout_ms - Date.now(), 1);
+}
+
+function cancelled(row: Row): UmsError {
+  return new UmsFailure('UMS_E_CANCELLED', {
+    message: `The migration of ${row.service} was cancelled.`,
+    fault: 'user',
+    state: `${row.service} runs on ${row.source} as before.`,
+  });
+}
+
+function notHere(row: Row): UmsError {
+  return new UmsFailure('UMS_E_MIGRATION_STATE', {
+    message: `This system is the destination of ${row.id}; its source, ${row.source}, decides.`,
+    fault: 'user',
+    mend: `Run the same command on ${row.source}.`,
+  });
+}

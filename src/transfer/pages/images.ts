@@ -1,0 +1,150 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { open, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { UmsError } from '#src/telemetry/errors.ts';
+
+/**
+ * CRIU's images other than memory pages, as one stream: a length-prefixed JSON manifest (name, size, SHA-256 of each
+ * file), then the files' bytes in that order. They are small: kilobytes a process, and the content of tmpfs mounts.
+ */
+const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,200}$/;
+const MANIFEST_LIMIT_BYTES = 16 * 1024 * 1024;
+const FILES_MAX = 100_000;
+
+const manifestSchema = z
+  .array(z.object({ name: z.string().regex(NAME), size: z.int().min(0), sha256: z.string().regex(/^[0-9a-f]{64}$/) }))
+  .max(FILES_MAX);
+export type ImageManifest = z.infer<typeof manifestSchema>;
+
+async function digest(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk);
+  return hash.digest('hex');
+}
+
+export async function imageManifest(directory: string): Promise<ImageManifest> {
+  const names = (await readdir(directory)).sort();
+  const manifest: ImageManifest = [];
+  for (const name of names) {
+    const path = join(directory, name);
+    const info = await stat(path);
+    if (!info.isFile()) continue;
+    manifest.push({ name, size: info.size, sha256: await digest(path) });
+  }
+  return manifestSchema.parse(manifest);
+}
+
+export async function* sendImages(directory: string): AsyncGenerator<Uint8Array> {
+  const manifest = await imageManifest(directory);
+  const json = Buffer.from(JSON.stringify(manifest));
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(json.length);
+  yield length;
+  yield json;
+  for (const entry of manifest) {
+    for await (const chunk of createReadStream(join(directory, entry.name), { highWaterMark: 1 << 20 })) {
+      yield z.instanceof(Buffer).parse(chunk);
+    }
+  }
+}
+
+/** Reads exact counts out of a stream of arbitrary chunks. */
+class ExactReader {
+  readonly #source: AsyncIterator<Uint8Array>;
+  #rest: Uint8Array = new Uint8Array(0);
+
+  constructor(source: AsyncIterable<Uint8Array>) {
+    this.#source = source[Symbol.asyncIterator]();
+  }
+
+  /** The next at most `count` bytes, or undefined at the end of the stream. */
+  async some(count: number): Promise<Uint8Array | undefined> {
+    while (this.#rest.length === 0) {
+      const next = await this.#source.next();
+      if (next.done === true) return undefined;
+      this.#rest = next.value;
+    }
+    const part = this.#rest.subarray(0, count);
+    this.#rest = this.#rest.subarray(part.length);
+    return part;
+  }
+
+  async exactly(count: number): Promise<Buffer> {
+    const parts: Uint8Array[] = [];
+    let missing = count;
+    while (missing > 0) {
+      const part = await this.some(missing);
+      if (part === undefined) throw corrupt('the stream ended too early');
+      parts.push(part);
+      missing -= part.length;
+    }
+    return Buffer.concat(parts);
+  }
+}
+
+/** Writes the files of a stream made by `sendImages`; every one is checked against the manifest as it is written. */
+export async function receiveImages(
+  directory: string,
+  body: AsyncIterable<Uint8Array>,
+  limitBytes: number,
+): Promise<ImageManifest> {
+  const reader = new ExactReader(body);
+  const length = (await reader.exactly(4)).readUInt32BE();
+  if (length > MANIFEST_LIMIT_BYTES) throw corrupt(`the manifest claims ${length} bytes`);
+  const parsed = manifestSchema.safeParse(parseJson((await reader.exactly(length)).toString('utf8')));
+  if (!parsed.success) throw corrupt(`the manifest is malformed: ${parsed.error.issues[0]?.message ?? 'unknown'}`);
+  const total = parsed.data.reduce((sum, entry) => sum + entry.size, 0);
+  if (total > limitBytes) throw corrupt(`the images claim ${total} bytes, the limit is ${limitBytes}`);
+  for (const entry of parsed.data) await receiveOne(directory, entry, reader);
+  if ((await reader.some(1)) !== undefined) throw corrupt('bytes follow the last image');
+  return parsed.data;
+}
+
+async function receiveOne(directory: string, entry: ImageManifest[number], reader: ExactReader): Promise<void> {
+  const hash = createHash('sha256');
+  const file = await open(join(directory, entry.name), 'w', 0o600);
+  try {
+    let missing = entry.size;
+    while (missing > 0) {
+      const part = await reader.some(missing);
+      if (part === undefined) throw corrupt(`${entry.name} is cut off`);
+      hash.update(part);
+      await file.writeFile(part);
+      missing -= part.length;
+    }
+  } finally {
+    await file.close();
+  }
+  if (hash.digest('hex') !== entry.sha256) throw corrupt(`${entry.name} was altered on the way`);
+}
+
+/** Checks the images on disk against the manifest they came with, right before they are restored from. */
+export async function verifyImages(directory: string, manifest: ImageManifest): Promise<void> {
+  for (const entry of manifest) {
+    const path = join(directory, entry.name);
+    const info = await stat(path).catch((error: unknown) => {
+      throw corrupt(`${entry.name} is missing (${error instanceof Error ? error.message : String(error)})`);
+    });
+    if (info.size !== entry.size) throw corrupt(`${entry.name} has ${info.size} bytes instead of ${entry.size}`);
+    if ((await digest(path)) !== entry.sha256) throw corrupt(`${entry.name} was altered`);
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw corrupt(`the manifest is not JSON (${error instanceof Error ? error.message : String(error)})`);
+  }
+}
+
+function corrupt(what: string): UmsError {
+  return new UmsError('UMS_E_IMAGE_CORRUPT', {
+    message: `A checkpoint image is truncated or altered: ${what}.`,
+    fault: 'network',
+    state: 'Nothing was restored from it.',
+    mend: 'Try again; if it happens again, check the memory and disk of both hosts.',
+  });
+}
