@@ -60,11 +60,11 @@ export class Cli {
 }
 
 /** What a command does with its arguments and options; it returns the exit status. */
-export type Action = (cli: Cli, ...args: never[]) => Promise<number>;
+export type Action<Args extends unknown[]> = (cli: Cli, ...args: Args) => Promise<number>;
 
-/** Gives an action its Cli and keeps the exit status it returns. */
+/** Gives an action its Cli and keeps the exit status it returns. The result is the handler that the command has now. */
 export interface Runner {
-  action(command: Command, act: Action): Command;
+  action<Args extends unknown[]>(command: Command, act: Action<Args>): (...args: Args) => Promise<void>;
 }
 
 export function usage(message: string, parts: Partial<ErrorParts> = {}): UmsError {

@@ -96,10 +96,12 @@ export function buildProgram(io: Io, outcome: Outcome): Command {
     })
     .addHelpText('after', `${EXAMPLES}${exitStatusHelp()}`);
   const runner: Runner = {
-    action(command: Command, act: Action) {
-      return command.action(async (...all: never[]) => {
-        outcome.status = await act(new Cli(io, program.opts<GlobalOptions>()), ...all);
-      });
+    action<Args extends unknown[]>(command: Command, act: Action<Args>) {
+      const handler = async (...args: Args) => {
+        outcome.status = await act(new Cli(io, program.opts<GlobalOptions>()), ...args);
+      };
+      command.action(handler);
+      return handler;
     },
   };
   addSystems(program, runner);
