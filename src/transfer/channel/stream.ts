@@ -1,0 +1,86 @@
+import { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import { asConnectionFailure, unreachable } from '#src/trust/failures.ts';
+import type { ByteReader } from '#src/trust/reader.ts';
+import { BodyReader, BodyWriter } from './frames.ts';
+import { IN_FLIGHT_LIMIT_BYTES, aliveInterval_ms } from './limits.ts';
+
+export interface PeerStreamOptions {
+  readonly peer: string;
+  readonly idle_ms: number;
+}
+
+/**
+ * Bytes both ways over a data connection, each direction ended on its own. Inside, both directions are framed: so an
+ * end that was meant differs from a connection that broke, and a peer that went silent is noticed on an idle stream.
+ */
+export class PeerStream extends Duplex {
+  readonly #socket: TLSSocket;
+  readonly #peer: string;
+  readonly #body: BodyReader;
+  readonly #writer: BodyWriter;
+  readonly #timer: NodeJS.Timeout;
+  #written = false;
+
+  constructor(socket: TLSSocket, reader: ByteReader, options: PeerStreamOptions) {
+    super({ allowHalfOpen: true, writableHighWaterMark: IN_FLIGHT_LIMIT_BYTES });
+    this.#socket = socket;
+    this.#peer = options.peer;
+    this.#body = new BodyReader(reader, { digest: false });
+    this.#writer = new BodyWriter(socket, { peer: options.peer, digest: false });
+    this.#timer = setInterval(() => this.#writer.tick(), aliveInterval_ms(options.idle_ms));
+    socket.on('error', (error) => this.destroy(asConnectionFailure(this.#peer, error)));
+    socket.once('close', () => {
+      // What was received before stays readable when only that is missing; a broken sending side ends all.
+      if (!this.#written) this.destroy(unreachable(this.#peer, 'the connection closed'));
+    });
+  }
+
+  override _read(): void {
+    this.#body.next().then(
+      (chunk) => this.push(chunk ?? null),
+      (error: unknown) => this.destroy(asConnectionFailure(this.#peer, error)),
+    );
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
+    this.#send([chunk], callback);
+  }
+
+  override _writev(chunks: readonly { readonly chunk: Buffer }[], callback: (error?: Error | null) => void): void {
+    this.#send(
+      chunks.map((entry) => entry.chunk),
+      callback,
+    );
+  }
+
+  override _final(callback: (error?: Error | null) => void): void {
+    try {
+      this.#writer.end();
+      this.#written = true;
+      callback();
+    } catch (error) {
+      callback(asConnectionFailure(this.#peer, error));
+    }
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    clearInterval(this.#timer);
+    if (error === null && this.#written && this.#body.ended) this.#socket.end();
+    else this.#socket.destroy();
+    callback(error);
+  }
+
+  #send(chunks: readonly Buffer[], callback: (error?: Error | null) => void): void {
+    const failed = (error: unknown): void => callback(asConnectionFailure(this.#peer, error));
+    try {
+      for (const chunk of chunks) this.#writer.add(chunk);
+      this.#writer.flush();
+      const room = this.#writer.room();
+      if (room === undefined) callback();
+      else room.then(() => callback(), failed);
+    } catch (error) {
+      failed(error);
+    }
+  }
+}
