@@ -22,7 +22,7 @@ const idParams = z.object({ id: migrationIdSchema });
 function peerName(request: FastifyRequest): string {
   const peer = peerOf(request.raw.socket);
   if (peer === undefined) throw new Error('a request reached the peer API without an authenticated peer');
-  return peer;
+  return peer.name;
 }
 
 /** What other agents may ask of this one (docs/protocol.md). They are known by their certificate before a byte is parsed. */
