@@ -502,7 +502,7 @@ static u64 hash(const char *bytes, size_t length, u64 h) {
 }
 
 static void look_at_identity(struct identity *me) {
-  // Lines of /proc/self/status that are nobody's business to change.
+  // Lines of the status in /proc that are nobody's business to change.
   static const char *const kept[] = {"Umask:", "Groups:", "SigBlk:", "SigIgn:", "SigCgt:", "Cap", "NoNewPrivs:", "Seccomp"};
   char text[16384], *line, *rest;
   memset(me, 0, sizeof *me);
@@ -518,7 +518,8 @@ static void look_at_identity(struct identity *me) {
   me->arguments = hash(text, read_whole("/proc/self/cmdline", text, sizeof text), 1);
   me->environment = hash(text, read_whole("/proc/self/environ", text, sizeof text), 1);
   for (int i = 0; environ[i]; i++) me->environment = hash(environ[i], strlen(environ[i]), me->environment);
-  read_whole("/proc/self/status", text, sizeof text);
+  // The thread's own: the main thread's signal mask changes in its handlers.
+  read_whole("/proc/thread-self/status", text, sizeof text);
   for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
       if (strncmp(line, kept[i], strlen(kept[i])) == 0) me->status_lines = hash(line, strlen(line), me->status_lines);
@@ -534,6 +535,7 @@ static void step_identity(void) {
                 FIELD(uids), FIELD(gids), FIELD(arguments), FIELD(environment), FIELD(status_lines), FIELD(limits)};
   static unsigned calls;
   if (calls++ % 8) return;  // Reading /proc is dear; every 40 ms will do.
+  if (calls == 1) look_at_identity(&identity);
   struct identity current;
   look_at_identity(&current);
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -1109,7 +1111,6 @@ static void start_threads(void) {
     if (thread_plans[i].role == role && (errno = pthread_create(&thread, &small, run_thread, (void *)&thread_plans[i])))
       fatal("pthread_create");
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  look_at_identity(&identity);
   atomic_store(&started, 1);
 }
 
