@@ -47,7 +47,11 @@ export interface ServiceSummary {
 
 /** A directory that moves with the service. `id` pairs the source's with the destination's. */
 export interface Tree {
-  /** 'rootfs' (all of a bundle's root), 'upper' (an overlay's writable layer), 'shm', 'volume:NAME' or 'bind:/path'. */
+  /**
+   * 'rootfs' (all of a bundle's root), 'upper' (an overlay's writable layer), 'shm', 'volume:NAME' or 'bind:/path'.
+   * At the source every bound directory is listed; it travels only where its mount's `transfer` is 'copy', and the
+   * destination's list has it only then.
+   */
   id: string;
   /** Absolute path on this host. */
   path: string;
@@ -86,6 +90,13 @@ export interface RestoreRequest {
   imagesDir: string;
   workDir: string;
   timeout_ms: number;
+}
+
+export interface DriverOptions {
+  /** Where the agent keeps what must survive it. */
+  stateDir: string;
+  /** Where it keeps what must not survive a boot. */
+  runDir: string;
 }
 
 export interface Driver {

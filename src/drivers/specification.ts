@@ -16,6 +16,9 @@ export const mountSchema = z.discriminatedUnion('kind', [
     destination: absolutePath,
     readOnly: z.boolean(),
     options: z.array(shortText).max(32),
+    /** Named by the engine, not by a person: the destination's engine gives it a name of its own. */
+    anonymous: z.boolean(),
+    labels: z.record(text, z.string().max(65_536)),
   }),
   /** A path of the host. `transfer` says what the user chose: copy the content, or expect it to be there. */
   z.object({
@@ -60,10 +63,15 @@ export const restartPolicySchema = z.object({
 export const resourcesSchema = z.object({
   memory_bytes: z.int().min(0).optional(),
   memorySwap_bytes: z.int().min(-1).optional(),
+  memoryReservation_bytes: z.int().min(0).optional(),
+  memorySwappiness: z.int().min(0).max(100).optional(),
   cpuShares: z.int().min(0).optional(),
   cpuQuota_us: z.int().min(-1).optional(),
   cpuPeriod_us: z.int().min(0).optional(),
   cpusetCpus: shortText.optional(),
+  cpusetMems: shortText.optional(),
+  oomScoreAdj: z.int().min(-1000).max(1000).optional(),
+  cgroupParent: shortText.optional(),
   pidsLimit: z.int().min(-1).optional(),
 });
 
@@ -73,6 +81,8 @@ export const healthCheckSchema = z.object({
   timeout_ms: z.int().min(0),
   retries: z.int().min(0).max(1000),
   startPeriod_ms: z.int().min(0),
+  /** What the engine does when it turns unhealthy. */
+  onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
 export const specificationSchema = z.object({
@@ -95,8 +105,14 @@ export const specificationSchema = z.object({
   network: z.object({
     mode: z.enum(['bridge', 'host', 'none', 'private']),
     networks: z.array(shortText).max(64),
+    /** Names a person gave it in a network, by network. */
+    aliases: z.record(shortText, z.array(shortText).max(64)),
     dns: z.array(shortText).max(16),
+    dnsSearch: z.array(shortText).max(64),
+    dnsOptions: z.array(shortText).max(64),
     extraHosts: z.array(text).max(256),
+    /** The engine writes /etc/hosts. */
+    managesHosts: z.boolean(),
   }),
   restartPolicy: restartPolicySchema,
   resources: resourcesSchema,
@@ -115,8 +131,17 @@ export const specificationSchema = z.object({
   shmSize_bytes: z.int().min(0).optional(),
   sysctls: z.record(shortText, text),
   logDriver: shortText.optional(),
+  /** `path`, `max-size`, `tag`. */
+  logOptions: z.record(shortText, text),
+  /** The engine removes it when it ends. */
+  autoRemove: z.boolean(),
+  umask: shortText.optional(),
+  timezone: shortText.optional(),
+  /** Seconds after which the engine ends it; they count anew at the destination. */
+  runLimit_s: z.int().min(0).optional(),
+  exposedPorts: z.array(shortText).max(4096),
   namespaces: z.object({ pid: shortText, ipc: shortText, uts: shortText, user: shortText, cgroup: shortText }),
-  /** runc only: the OCI configuration itself, parsed (it is the specification there), and the bundle's path. */
-  bundle: z.object({ path: absolutePath, config: z.record(z.string(), z.json()) }).optional(),
+  /** runc only: the bundle's path, and its config.json to the byte (it is the specification there). */
+  bundle: z.object({ path: absolutePath, configText: z.string().max(4 * 1024 * 1024) }).optional(),
 });
 export type Specification = z.infer<typeof specificationSchema>;

@@ -1,0 +1,70 @@
+#!/bin/sh
+# CRIU calls this at every stage of a restore. It lies (as a link) in the restore's own directory, beside its settings.
+#
+# setup-namespaces: a new network namespace has its loopback interface down, so that sockets bound to it could not be
+# made again; it is brought up before CRIU makes them.
+# pre-resume: every process exists but none has run. The container's cgroup is frozen here, so that CRIU, when it lets
+# go, leaves the processes as they are. CRIU itself sits in that cgroup (runc put it there) and must leave it first.
+# CRIU ignores the exit status of this stage. If freezing fails the restored processes are killed: two running
+# copies of one service are worse than none.
+set -u
+dir=${0%/*}
+
+group_of() { # PID SELECTOR: path of the process's cgroup in one hierarchy
+    while IFS= read -r line; do
+        case $line in $2) printf '%s\n' "${line#*:*:}"; return 0 ;; esac
+    done 2>/dev/null <"/proc/$1/cgroup"
+    return 1
+}
+
+parent_of() {
+    while read -r field value; do
+        [ "$field" = PPid: ] && { printf '%s\n' "$value"; return 0; }
+    done 2>/dev/null <"/proc/$1/status"
+    return 1
+}
+
+leave_group() { # SELECTOR GROUP TARGET: moves this script and its ancestors that are in GROUP to TARGET
+    process=$$
+    while [ "$process" -gt 1 ]; do
+        if [ "$(group_of "$process" "$1")" = "$2" ]; then
+            echo "$process" >"$3/cgroup.procs" || return 1
+        fi
+        process=$(parent_of "$process") || return 0
+    done
+}
+
+freeze_v2() { # ROOT
+    group=$(group_of "$CRTOOLS_INIT_PID" '0::*') || return 1
+    [ "$group" != / ] && [ -w "$1$group/cgroup.freeze" ] || return 1
+    leave_group '0::*' "$group" "$1$(cat "$dir/home-v2")" || return 1
+    echo 1 >"$1$group/cgroup.freeze" || return 1
+    [ "$(cat "$1$group/cgroup.freeze")" = 1 ] || return 1
+    echo "$1$group/cgroup.freeze" >"$dir/freezer"
+}
+
+freeze_v1() {
+    group=$(group_of "$CRTOOLS_INIT_PID" '*:freezer:*') || return 1
+    root=/sys/fs/cgroup/freezer
+    [ "$group" != / ] && [ -w "$root$group/freezer.state" ] || return 1
+    leave_group '*:freezer:*' "$group" "$root$(cat "$dir/home-v1")" || return 1
+    echo FROZEN >"$root$group/freezer.state" || return 1
+    case $(cat "$root$group/freezer.state") in FROZEN | FREEZING) ;; *) return 1 ;; esac
+    echo "$root$group/freezer.state" >"$dir/freezer"
+}
+
+case ${CRTOOLS_SCRIPT_ACTION:-} in
+    setup-namespaces)
+        if [ -e "$dir/own-network" ]; then
+            nsenter --target "$CRTOOLS_INIT_PID" --net ip link set lo up || exit 1
+        fi
+        ;;
+    pre-resume)
+        freeze_v2 /sys/fs/cgroup || freeze_v2 /sys/fs/cgroup/unified || freeze_v1 || {
+            echo "the restored processes could not be frozen" >"$dir/failed"
+            kill -9 "$CRTOOLS_INIT_PID"
+            exit 1
+        }
+        ;;
+esac
+exit 0

@@ -1,0 +1,54 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { criuVersion, versionAtLeast } from '#src/checkpoint/criu.ts';
+import { criuFailure } from '#src/checkpoint/errors.ts';
+import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
+import type { CheckpointRequest } from '../contract.ts';
+import { runDetached } from './child.ts';
+import { requireProgram } from './runtime.ts';
+
+/** Dumps a frozen container with its runtime; CRIU leaves it frozen, and it runs no instruction in between. */
+export async function dumpFrozen(root: string, id: string, request: CheckpointRequest): Promise<void> {
+  const runc = await requireProgram('runc');
+  const settings = await mkdtemp(join(tmpdir(), 'ums-dump-'));
+  const config = join(settings, 'criu.conf');
+  // CRIU 4 can leave connections alone instead of locking and copying them; they are closed at the destination anyhow.
+  const connections = versionAtLeast(await criuVersion(), '4.0') ? 'tcp-close' : 'tcp-established';
+  const args = [
+    '--root',
+    root,
+    'checkpoint',
+    '--leave-running',
+    '--image-path',
+    request.imagesDir,
+    '--work-path',
+    request.workDir,
+    '--file-locks',
+    '--page-server',
+    `${request.pageServer.address}:${request.pageServer.port}`,
+    id,
+  ];
+  try {
+    await writeFile(config, `${connections}\nverbosity=3\n`, { mode: 0o600 });
+    await runDetached(runc, args, {
+      env: { CRIU_CONFIG_FILE: config },
+      timeout_ms: request.timeout_ms,
+      onTimeout: 'leave',
+    });
+  } catch (error) {
+    if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
+    throw criuFailure('UMS_E_DUMP', await logOf(request.workDir, 'dump.log'), toUmsError(error));
+  } finally {
+    await rm(settings, { recursive: true, force: true });
+  }
+}
+
+/** The log's text, or nothing: it is evidence, and its absence must not hide the error it would explain. */
+export async function logOf(workDir: string, name: string): Promise<string> {
+  try {
+    return await readFile(join(workDir, name), 'utf8');
+  } catch {
+    return '';
+  }
+}

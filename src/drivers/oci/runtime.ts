@@ -1,0 +1,43 @@
+import { access, constants } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run } from '#src/telemetry/exec.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+
+/** Where Podman and plain bundles keep runc's state when root runs them. */
+export const RUNC_ROOT = '/run/runc';
+const EXTRA_DIRECTORIES = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+
+/** The absolute path of a program, looked for in PATH and the directories where distributions put runtimes. */
+export async function findProgram(name: string): Promise<string | undefined> {
+  const directories = [...(process.env['PATH'] ?? '').split(':'), ...EXTRA_DIRECTORIES];
+  for (const directory of new Set(directories)) {
+    if (!directory.startsWith('/')) continue;
+    const path = join(directory, name);
+    try {
+      await access(path, constants.X_OK);
+      return path;
+    } catch {
+      // Not here; the next directory may have it.
+    }
+  }
+  return undefined;
+}
+
+export async function requireProgram(name: string): Promise<string> {
+  const path = await findProgram(name);
+  if (path !== undefined) return path;
+  throw new UmsError('UMS_E_ENGINE_MISSING', {
+    message: `${name} is not installed here`,
+    fault: 'user',
+    mend: `Install it, on Debian with: apt install ${name}`,
+  });
+}
+
+/** `runc 1.1.15`, or undefined when there is none. */
+export async function runcVersion(): Promise<string | undefined> {
+  const path = await findProgram('runc');
+  if (path === undefined) return undefined;
+  const { stdout } = await run(path, ['--version'], { timeout_ms: 10_000 });
+  const version = /^runc version (\S+)/m.exec(stdout)?.[1] ?? 'unknown';
+  return `runc ${version.split('+')[0] ?? version}`;
+}

@@ -1,0 +1,276 @@
+import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run } from '#src/telemetry/exec.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import type { CreatedService, Tree } from '../contract.ts';
+import { isMissing, poll } from '../oci/cgroup.ts';
+import type { Specification } from '../specification.ts';
+import { change, engineError, inspectContainer, inspectVolume, volumeUsers } from './cli.ts';
+import { createArguments } from './create-args.ts';
+import { writeHandle } from './handle.ts';
+import { imageReference } from './images.ts';
+import type { CreateRecord, CreateRecords } from './records.ts';
+import type { Inspect } from './schema.ts';
+
+/** The runtime is part of the container for good: only runc can restore it. */
+const CREATE = ['--runtime', 'runc', 'create'] as const;
+const CREATE_LIMIT_MS = 120_000;
+
+/** Creates the container, its volumes and the directories it binds; after a crash the same call finishes the work. */
+export async function createContainer(
+  records: CreateRecords,
+  specification: Specification,
+  key: string,
+): Promise<CreatedService> {
+  const done = await findContainer(records, specification, key);
+  if (done !== undefined) return done;
+  const record = await plan(specification);
+  await records.write(key, record);
+  try {
+    for (const name of record.madeVolumes) await createVolume(specification, name);
+    for (const path of record.copiedDirectories) await mkdir(path, { recursive: true });
+    await change([...CREATE, ...record.args]);
+  } catch (error) {
+    await undoRecord(records, key, record);
+    // Another container took the name after the check: what was made for this one goes, the other stays.
+    const taken = error instanceof UmsError && /name .* is already in use/.test(error.detail ?? error.message);
+    throw taken ? nameTaken(specification.name) : engineError(error, `create ${specification.name}`);
+  }
+  const created = await findContainer(records, specification, key);
+  if (created === undefined) throw nameTaken(specification.name);
+  return created;
+}
+
+/**
+ * Exactly the container that the record's command made: one of the same name by another command is not it. When the
+ * command never came to its end, what was made before it is taken back.
+ */
+export async function findContainer(
+  records: CreateRecords,
+  specification: Specification,
+  key: string,
+): Promise<CreatedService | undefined> {
+  const record = await records.read(key);
+  if (record === undefined) return undefined;
+  if (!(await poll(async () => !(await runsNow(record)), CREATE_LIMIT_MS, 50))) {
+    throw new UmsError('UMS_E_TIMEOUT', {
+      message: `An earlier podman create of ${record.name} still runs`,
+      fault: 'destination',
+      mend: 'Look at what Podman waits for, and run `ums recover`.',
+    });
+  }
+  const inspect = await inspectContainer(record.name);
+  if (inspect === undefined || !madeBy(inspect, record)) {
+    await undoRecord(records, key, record);
+    return undefined;
+  }
+  const trees = await destinationTrees(inspect, specification);
+  const handle = writeHandle({
+    v: 1,
+    engine: 'podman',
+    id: inspect.Id,
+    name: inspect.Name,
+    key,
+  });
+  return { handle, id: inspect.Id, trees };
+}
+
+function madeBy(inspect: Inspect, record: CreateRecord): boolean {
+  const command = inspect.Config.CreateCommand;
+  const ours = [...CREATE, ...record.args];
+  return command.length === ours.length + 1 && ours.every((word, index) => command[index + 1] === word);
+}
+
+/** An agent that was killed may have left its `podman create` running. */
+async function runsNow(record: CreateRecord): Promise<boolean> {
+  const wanted = ['podman', ...CREATE, ...record.args, ''].join('\0');
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      if ((await readFile(`/proc/${name}/cmdline`, 'utf8')) === wanted) return true;
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+    }
+  }
+  return false;
+}
+
+export async function undoRecord(records: CreateRecords, key: string, record: CreateRecord): Promise<void> {
+  await removeVolumes(record.madeVolumes);
+  await emptyDirectories(record);
+  await records.remove(key);
+}
+
+function nameTaken(name: string): UmsError {
+  return new UmsError('UMS_E_NAME_TAKEN', {
+    message: `A container named ${name} exists already`,
+    fault: 'destination',
+    state: 'It was left as it is.',
+    mend: `Rename or remove it (podman rename ${name} OTHER) and try again.`,
+  });
+}
+
+async function plan(specification: Specification): Promise<CreateRecord> {
+  if ((await inspectContainer(specification.name)) !== undefined) throw nameTaken(specification.name);
+  const madeVolumes: string[] = [];
+  const madeDirectories: string[] = [];
+  const copiedDirectories: string[] = [];
+  for (const mount of specification.mounts) {
+    if (mount.kind === 'volume' && !mount.anonymous) {
+      if ((await inspectVolume(mount.name)) === undefined) madeVolumes.push(mount.name);
+      else throw volumeTaken(mount.name);
+    }
+    if (mount.kind === 'bind' && mount.transfer === 'copy') {
+      copiedDirectories.push(mount.source);
+      if (!(await exists(mount.source))) madeDirectories.push(mount.source);
+      else if ((await entriesOf(mount.source)).length > 0) throw directoryTaken(mount.source);
+    }
+  }
+  const args = createArguments(specification, { image: await imageReference(specification) });
+  return {
+    v: 1,
+    name: specification.name,
+    args,
+    madeVolumes: [...new Set(madeVolumes)],
+    madeDirectories,
+    copiedDirectories,
+  };
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    if (isMissing(error)) return false;
+    throw error;
+  }
+}
+
+function directoryTaken(path: string): UmsError {
+  return new UmsError('UMS_E_NAME_TAKEN', {
+    message: `The directory ${path}, into which a bind mount would be copied, exists and is not empty`,
+    fault: 'destination',
+    state: 'It was left as it is.',
+    mend: 'Empty or move it, or migrate with `--bind-mounts expect` to use what is there.',
+  });
+}
+
+function volumeTaken(name: string): UmsError {
+  return new UmsError('UMS_E_NAME_TAKEN', {
+    message: `A volume named ${name} exists already`,
+    fault: 'destination',
+    state: 'It was left as it is.',
+    mend: `Remove it if nobody needs it (podman volume rm ${name}), or rename the volume at the source.`,
+  });
+}
+
+async function createVolume(specification: Specification, name: string): Promise<void> {
+  if ((await inspectVolume(name)) !== undefined) return;
+  const mount = specification.mounts.find((each) => each.kind === 'volume' && each.name === name);
+  const labels = mount?.kind === 'volume' ? Object.entries(mount.labels) : [];
+  const flags = labels.flatMap(([label, value]) => ['--label', `${label}=${value}`]);
+  try {
+    await change(['volume', 'create', ...flags, name]);
+  } catch (error) {
+    throw engineError(error, `create volume ${name}`);
+  }
+}
+
+/** Where each tree of the service goes here. */
+async function destinationTrees(inspect: Inspect, specification: Specification): Promise<Tree[]> {
+  const trees: Tree[] = [upperTree(inspect)];
+  if (hasOwnShm(inspect)) {
+    await mountShm(inspect);
+    trees.push(shmTree(inspect));
+  }
+  for (const mount of specification.mounts) {
+    if (mount.kind === 'volume') {
+      // An anonymous volume has another name here; its place in the container is the same.
+      const here = inspect.Mounts.find((each) => each.Type === 'volume' && each.Destination === mount.destination);
+      if (here !== undefined) trees.push({ id: `volume:${mount.name}`, path: here.Source, kind: 'plain' });
+    } else if (mount.kind === 'bind' && mount.transfer === 'copy') {
+      trees.push({ id: `bind:${mount.source}`, path: mount.source, kind: 'plain' });
+    }
+  }
+  return unique(trees);
+}
+
+export function unique(trees: readonly Tree[]): Tree[] {
+  return [...new Map(trees.map((tree) => [tree.id, tree])).values()];
+}
+
+export function upperTree(inspect: Inspect): Tree {
+  const path = inspect.GraphDriver.Data['UpperDir'];
+  if (path === undefined) {
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `Podman does not say where ${inspect.Name} writes`,
+      fault: 'ums',
+      mend: 'Use the overlay storage driver.',
+    });
+  }
+  return { id: 'upper', path, kind: 'overlay-upper' };
+}
+
+/** Podman keeps a container's /dev/shm outside of it, in a file system in memory that CRIU does not look into. */
+export function hasOwnShm(inspect: Inspect): boolean {
+  const mode = inspect.HostConfig.IpcMode;
+  if (mode !== 'shareable' && mode !== 'private') return false;
+  return !inspect.Mounts.some((mount) => mount.Destination === '/dev/shm') && !('/dev/shm' in inspect.HostConfig.Tmpfs);
+}
+
+export function shmTree(inspect: Inspect): Tree {
+  return { id: 'shm', path: shmPath(inspect), kind: 'plain' };
+}
+
+function shmPath(inspect: Inspect): string {
+  return join(inspect.StaticDir, 'shm');
+}
+
+/** Makes the file system that Podman would make at the start, as it would, so that it can be filled before. */
+async function mountShm(inspect: Inspect): Promise<void> {
+  const path = shmPath(inspect);
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  if (await isMounted(path)) return;
+  const options = `nosuid,nodev,noexec,mode=1777,size=${inspect.HostConfig.ShmSize}`;
+  await run('mount', ['-t', 'tmpfs', '-o', options, 'shm', path], { timeout_ms: 10_000 });
+}
+
+async function isMounted(path: string): Promise<boolean> {
+  const { exitCode } = await run('mountpoint', ['-q', path], { timeout_ms: 10_000, okExitCodes: [0, 1, 32] });
+  return exitCode === 0;
+}
+
+export async function unmountShm(inspect: Inspect): Promise<void> {
+  const path = shmPath(inspect);
+  if (await isMounted(path)) await run('umount', [path], { timeout_ms: 10_000 });
+}
+
+/** Removes the volumes that no container uses any more. */
+export async function removeVolumes(names: readonly string[]): Promise<void> {
+  for (const name of names) {
+    if ((await inspectVolume(name)) === undefined) continue;
+    if ((await volumeUsers(name)).length === 0) await change(['volume', 'rm', name]);
+  }
+}
+
+/** Undoes the copying of bound directories: each was absent or empty before, and is so again. */
+async function emptyDirectories(record: CreateRecord): Promise<void> {
+  for (const path of record.copiedDirectories) {
+    if (record.madeDirectories.includes(path)) {
+      await rm(path, { recursive: true, force: true });
+      continue;
+    }
+    for (const name of await entriesOf(path)) await rm(join(path, name), { recursive: true, force: true });
+  }
+}
+
+/** Names in a directory; none when it is not there. */
+export async function entriesOf(path: string): Promise<string[]> {
+  try {
+    return await readdir(path);
+  } catch (error) {
+    if (isMissing(error)) return [];
+    throw error;
+  }
+}

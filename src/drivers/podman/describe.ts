@@ -1,0 +1,197 @@
+import type { Mount, Port, Specification } from '../specification.ts';
+import type { Image } from '../specification.ts';
+import type { Inspect, InspectMount, Volume } from './schema.ts';
+
+/** What of the container lies outside `podman inspect` of it. */
+export interface Surroundings {
+  image: Image;
+  volumes: ReadonlyMap<string, Volume>;
+  sysctls: Record<string, string>;
+}
+
+/** Annotations that Podman and the image make themselves, or that stand for an option which is told elsewhere. */
+const MADE_ANNOTATIONS =
+  /^(io\.podman\.annotations\.|org\.systemd\.property\.|org\.opencontainers\.image\.|io\.container\.manager$)/;
+
+/** `podman inspect` of a container → what it is, in no engine's words. */
+export function specificationOf(inspect: Inspect, around: Surroundings): Specification {
+  const { Config: config, HostConfig: host } = inspect;
+  const entrypoint = typeof config.Entrypoint === 'string' ? [config.Entrypoint] : (config.Entrypoint ?? []);
+  const health = config.Healthcheck;
+  return {
+    version: 1,
+    engine: 'podman',
+    name: inspect.Name,
+    image: around.image,
+    entrypoint: entrypoint.filter((word) => word !== ''),
+    command: config.Cmd,
+    env: config.Env,
+    workingDir: config.WorkingDir === '' ? '/' : config.WorkingDir,
+    user: config.User,
+    groups: host.GroupAdd,
+    hostname: config.Hostname,
+    labels: config.Labels,
+    annotations: Object.fromEntries(
+      Object.entries(config.Annotations).filter(([name]) => !MADE_ANNOTATIONS.test(name)),
+    ),
+    mounts: [...inspect.Mounts.map((mount) => mountOf(mount, around.volumes)), ...tmpfsOf(host.Tmpfs)],
+    ports: portsOf(host.PortBindings),
+    exposedPorts: Object.keys(config.ExposedPorts).filter((port) => !(port in host.PortBindings)),
+    network: networkOf(inspect),
+    restartPolicy: restartPolicyOf(host.RestartPolicy),
+    resources: resourcesOf(host),
+    ulimits: host.Ulimits.map(({ Name, Soft, Hard }) => ({
+      name: Name.replace(/^RLIMIT_/, '').toLowerCase(),
+      soft: Soft,
+      hard: Hard,
+    })),
+    // A privileged container has what its host has: what is missing there says nothing about the next host.
+    capabilities: host.Privileged ? { add: [], drop: [] } : { add: host.CapAdd, drop: host.CapDrop },
+    privileged: host.Privileged,
+    readOnlyRootfs: host.ReadonlyRootfs,
+    securityOptions: host.SecurityOpt.filter((option) => !(host.Privileged && option === 'unmask=all')),
+    devices: host.Devices.map((device) => ({
+      source: device.PathOnHost,
+      destination: device.PathInContainer,
+      permissions: device.CgroupPermissions,
+    })),
+    ...(config.StopSignal === null || config.StopSignal === undefined ? {} : { stopSignal: String(config.StopSignal) }),
+    ...(config.StopTimeout === null || config.StopTimeout === undefined ? {} : { stopTimeout_s: config.StopTimeout }),
+    init: config.Annotations['io.podman.annotations.init'] === 'TRUE',
+    tty: config.Tty,
+    openStdin: config.OpenStdin,
+    ...(health === null || health === undefined || health.Test.length === 0
+      ? {}
+      : {
+          healthCheck: {
+            test: health.Test,
+            interval_ms: Math.round(health.Interval / 1e6),
+            timeout_ms: Math.round(health.Timeout / 1e6),
+            retries: health.Retries,
+            startPeriod_ms: Math.round(health.StartPeriod / 1e6),
+            onFailure: failureActionOf(config.HealthcheckOnFailureAction),
+          },
+        }),
+    shmSize_bytes: host.ShmSize,
+    sysctls: around.sysctls,
+    logDriver: host.LogConfig.Type,
+    logOptions: logOptionsOf(inspect),
+    autoRemove: host.AutoRemove,
+    ...(config.Umask === null || config.Umask === undefined ? {} : { umask: config.Umask }),
+    ...(config.Timezone === null || config.Timezone === undefined ? {} : { timezone: config.Timezone }),
+    ...(config.Timeout === null || config.Timeout === undefined || config.Timeout === 0
+      ? {}
+      : { runLimit_s: config.Timeout }),
+    namespaces: {
+      pid: host.PidMode,
+      ipc: host.IpcMode,
+      uts: host.UTSMode,
+      user: host.UsernsMode,
+      cgroup: host.CgroupMode,
+    },
+  };
+}
+
+function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mount {
+  const options = [...mount.Options, ...(mount.Propagation === '' ? [] : [mount.Propagation])];
+  const common = { destination: mount.Destination, readOnly: !mount.RW, options };
+  if (mount.Type !== 'volume' || mount.Name === undefined) {
+    return { kind: 'bind', source: mount.Source, ...common, transfer: 'undecided' };
+  }
+  const volume = volumes.get(mount.Name);
+  return {
+    kind: 'volume',
+    name: mount.Name,
+    ...common,
+    anonymous: volume?.Anonymous ?? false,
+    labels: volume?.Labels ?? {},
+  };
+}
+
+function tmpfsOf(tmpfs: Record<string, string>): Mount[] {
+  return Object.entries(tmpfs).map(([destination, options]) => ({
+    kind: 'tmpfs',
+    destination,
+    options: options.split(',').filter((option) => option !== ''),
+  }));
+}
+
+function portsOf(bindings: Inspect['HostConfig']['PortBindings']): Port[] {
+  return Object.entries(bindings).flatMap(([name, list]) => {
+    const [port, protocol] = name.split('/');
+    if (protocol !== 'tcp' && protocol !== 'udp' && protocol !== 'sctp') return [];
+    return list.map((binding) => ({
+      hostIp: binding.HostIp === '0.0.0.0' ? '' : binding.HostIp,
+      hostPort: Number(binding.HostPort),
+      containerPort: Number(port),
+      protocol,
+    }));
+  });
+}
+
+function networkOf(inspect: Inspect): Specification['network'] {
+  const host = inspect.HostConfig;
+  const mode = host.NetworkMode === 'host' ? 'host' : host.NetworkMode === 'none' ? 'none' : 'bridge';
+  const networks = mode === 'bridge' ? Object.keys(inspect.NetworkSettings.Networks) : [];
+  // Podman adds the id's beginning and the host name as aliases; only what a person gave is kept.
+  const own = new Set([inspect.Id.slice(0, 12), inspect.Config.Hostname, inspect.Name]);
+  const aliases: Record<string, string[]> = {};
+  for (const name of networks) {
+    const given = (inspect.NetworkSettings.Networks[name]?.Aliases ?? []).filter((alias) => !own.has(alias));
+    if (given.length > 0) aliases[name] = given;
+  }
+  return {
+    mode,
+    networks,
+    aliases,
+    dns: host.Dns,
+    dnsSearch: host.DnsSearch,
+    dnsOptions: host.DnsOptions,
+    extraHosts: host.ExtraHosts,
+    managesHosts: !inspect.UseImageHosts,
+  };
+}
+
+function restartPolicyOf(policy: { Name: string; MaximumRetryCount: number }): Specification['restartPolicy'] {
+  const retries = policy.MaximumRetryCount;
+  switch (policy.Name) {
+    case 'always':
+    case 'on-failure':
+    case 'unless-stopped':
+      return { name: policy.Name, retries };
+    default:
+      return { name: 'no', retries: 0 };
+  }
+}
+
+function resourcesOf(host: Inspect['HostConfig']): Specification['resources'] {
+  return {
+    ...(host.Memory > 0 ? { memory_bytes: host.Memory } : {}),
+    ...(host.MemorySwap === 0 ? {} : { memorySwap_bytes: host.MemorySwap }),
+    ...(host.MemoryReservation > 0 ? { memoryReservation_bytes: host.MemoryReservation } : {}),
+    // Podman shows 0 or -1 where nothing was asked for.
+    ...(host.MemorySwappiness > 0 ? { memorySwappiness: host.MemorySwappiness } : {}),
+    ...(host.CpuShares > 0 ? { cpuShares: host.CpuShares } : {}),
+    ...(host.CpuQuota === 0 ? {} : { cpuQuota_us: host.CpuQuota }),
+    ...(host.CpuPeriod > 0 ? { cpuPeriod_us: host.CpuPeriod } : {}),
+    ...(host.CpusetCpus === '' ? {} : { cpusetCpus: host.CpusetCpus }),
+    ...(host.CpusetMems === '' ? {} : { cpusetMems: host.CpusetMems }),
+    ...(host.OomScoreAdj === 0 ? {} : { oomScoreAdj: host.OomScoreAdj }),
+    ...(host.CgroupParent === '' ? {} : { cgroupParent: host.CgroupParent }),
+    ...(host.PidsLimit === null || host.PidsLimit === undefined ? {} : { pidsLimit: host.PidsLimit }),
+  };
+}
+
+function failureActionOf(action: string | null | undefined): 'none' | 'kill' | 'restart' | 'stop' {
+  return action === 'kill' || action === 'restart' || action === 'stop' ? action : 'none';
+}
+
+function logOptionsOf(inspect: Inspect): Record<string, string> {
+  const log = inspect.HostConfig.LogConfig;
+  const ownPath = log.Path === '' || log.Path.startsWith(`${inspect.StaticDir}/`);
+  return {
+    ...(ownPath ? {} : { path: log.Path }),
+    ...(log.Tag === '' ? {} : { tag: log.Tag }),
+    ...(log.Size === '0B' || log.Size === '' ? {} : { 'max-size': log.Size }),
+  };
+}
