@@ -37,7 +37,7 @@ export interface SendResult {
   deletions: number;
 }
 
-/** One pass over a tree. `stream` can be read once; `result` is there after its end. */
+/** One pass over a tree. `stream` can be read once; `result()` is there after its end. */
 export class TreeSending {
   readonly stream: AsyncIterable<Uint8Array>;
   #result: SendResult | undefined;
@@ -46,10 +46,12 @@ export class TreeSending {
     this.stream = this.#run(options);
   }
 
-  get result(): Promise<SendResult> {
-    if (this.#result !== undefined) return Promise.resolve(this.#result);
-    const message = 'the stream of a tree was not read to its end';
-    return Promise.reject(new UmsError('UMS_E_INTERNAL', { message, fault: 'ums' }));
+  result(): SendResult {
+    if (this.#result !== undefined) return this.#result;
+    throw new UmsError('UMS_E_INTERNAL', {
+      message: 'the stream of a tree was not read to its end',
+      fault: 'ums',
+    });
   }
 
   async *#run(options: SendOptions): AsyncGenerator<Uint8Array, void, undefined> {
