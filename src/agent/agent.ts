@@ -3,7 +3,7 @@ import { release } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { FastifyInstance } from 'fastify';
-import { probeCriu } from '#src/checkpoint/probe.ts';
+import { criuVersion } from '#src/checkpoint/criu.ts';
 import { fingerprintHost } from '#src/checkpoint/fingerprint.ts';
 import { Breakpoints } from '#src/coordination/breakpoints.ts';
 import { type SagaContext } from '#src/coordination/context.ts';
@@ -74,7 +74,7 @@ export class Agent {
     this.#log = log;
     this.#database = database;
     this.#trust = trust;
-    this.#drivers = createDrivers({ stateDir: config.stateDir, runDir: config.runDir, log });
+    this.#drivers = createDrivers({ stateDir: config.stateDir, runDir: config.runDir });
     this.#peers = new PeerClient({ trust, log });
     this.#invitations = new Invitations({ trust, host: config.peerAddress, port: config.pairingPort, log });
     const journal = new Journal(database);
@@ -95,7 +95,7 @@ export class Agent {
         release: (uid, holder, target) => Promise.resolve(this.frontmen.release(uid, holder, target)),
         setRoute: (uid, target) => this.frontmen.setRoute(uid, target),
       },
-      fingerprint: () => fingerprintHost({ stateDir: config.stateDir, stagingDir: stagingRoot }),
+      fingerprint: () => fingerprintHost({ diskDir: config.stateDir, stagingDir: stagingRoot }),
       stagingRoot,
       breakpoints: new Breakpoints(config.faultInjection),
       log,
@@ -184,7 +184,7 @@ export class Agent {
   }
 
   async describeSystem(): Promise<System> {
-    const criu = await probeCriu({ stateDir: this.#config.stateDir });
+    const version = await criuVersion();
     return {
       name: this.#config.name,
       version: VERSION,
@@ -192,11 +192,7 @@ export class Agent {
       peer_address: this.#config.peerAddress,
       peer_port: this.#config.peerPort,
       kernel: release(),
-      criu: {
-        version: criu.version,
-        works: criu.works,
-        ...(criu.problem === undefined ? {} : { problem: criu.problem }),
-      },
+      criu: { version: version ?? '', works: version !== undefined },
       engines: await this.#engines(),
       pid: process.pid,
       started_at: this.#startedAt,

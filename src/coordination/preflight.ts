@@ -2,8 +2,7 @@ import type { z } from 'zod';
 import { readFile } from 'node:fs/promises';
 import { randomUUID } from 'node:crypto';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
-import { checkProcesses } from '#src/checkpoint/preflight.ts';
-import type { Driver, EngineName, Finding, ServiceDescription } from '#src/drivers/contract.ts';
+import type { Driver, EngineName, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
 import type { Specification } from '#src/drivers/specification.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -91,12 +90,22 @@ export async function memoryBytes(pids: readonly number[]): Promise<number> {
 
 async function fileBytes(description: ServiceDescription): Promise<number> {
   let total_bytes = 0;
-  for (const tree of description.trees) {
+  for (const tree of movingTrees(description)) {
     // du exits with 1 for files that vanish under it, which a running service is free to do.
     const { stdout } = await run('du', ['-sxB1', tree.path], { timeout_ms: 300_000, okExitCodes: [0, 1] });
     total_bytes += Number.parseInt(stdout, 10) || 0;
   }
   return total_bytes;
+}
+
+/** The trees that travel: a bound directory only if the user said that its content moves. */
+export function movingTrees(description: ServiceDescription): Tree[] {
+  const bound = new Set(
+    description.specification.mounts.flatMap((mount) =>
+      mount.kind === 'bind' && mount.transfer === 'copy' ? [`bind:${mount.source}`] : [],
+    ),
+  );
+  return description.trees.filter((tree) => !tree.id.startsWith('bind:') || bound.has(tree.id));
 }
 
 function applyBindChoice(specification: Specification, choice: MigrateOptions['bindMounts']): Specification {
@@ -132,7 +141,7 @@ export async function preflight(
     file_bytes: await fileBytes(description),
     image_bytes: specification.image.kind === 'image' ? specification.image.size_bytes : 0,
   };
-  findings.push(...(await checkProcesses(pids)), ...undecidedBinds(specification));
+  findings.push(...undecidedBinds(specification));
   for (const loss of description.losses) {
     findings.push({
       severity: 'warning',

@@ -1,5 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
-import { preflight } from '../preflight.ts';
+import { movingTrees, preflight } from '../preflight.ts';
 import type { SourceStep } from './steps.ts';
 
 /** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
@@ -24,7 +24,7 @@ export const checking: SourceStep = {
     });
     context.journal.merge(row.id, {
       sizes: result.sizes,
-      trees: result.description.trees.map((tree) => ({ ...tree })),
+      trees: movingTrees(result.description).map((tree) => ({ ...tree })),
     });
     return 'reserving';
   },

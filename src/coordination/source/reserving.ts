@@ -1,8 +1,10 @@
 import { PassThrough } from 'node:stream';
 import { z } from 'zod';
+import { UmsError } from '#src/telemetry/errors.ts';
 import { progressReporter, specificationOf } from '../context.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
 import type { SourceStep } from './steps.ts';
+import { treesOf } from './trees.ts';
 
 /** The image of a large service over a slow link takes its time; the migration's own time limit ends it earlier. */
 const CREATE_TIMEOUT_MS = 120_000;
@@ -54,7 +56,14 @@ export const reserving: SourceStep = {
       timeout_ms: CREATE_TIMEOUT_MS,
       signal,
     });
-    context.journal.merge(row.id, { destinationTrees: created.trees });
+    const missing = treesOf(row).find((tree) => !created.trees.includes(tree.id));
+    if (missing !== undefined) {
+      throw new UmsError('UMS_E_SPECIFICATION', {
+        message: `The destination has no place for ${missing.id} of ${row.service}.`,
+        fault: 'destination',
+        mend: 'Run the same version of ums and of the engine on both systems.',
+      });
+    }
     return 'copying';
   },
 };
