@@ -14,7 +14,7 @@ import { findService } from '#src/coordination/preflight.ts';
 import type { Driver, EngineFingerprint, EngineName } from '#src/drivers/contract.ts';
 import { createDrivers } from '#src/drivers/registry.ts';
 import { Frontmen } from '#src/frontman/frontmen.ts';
-import { createPeerHttpServer, PeerClient, PeerServer } from '#src/transfer/channel/index.ts';
+import { createPeerHttpServer, DEFAULT_LIMITS, PeerClient, PeerServer } from '#src/transfer/channel/index.ts';
 import type { Logger } from '#src/telemetry/log.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { Invitations } from '#src/trust/invitations.ts';
@@ -75,7 +75,7 @@ export class Agent {
     this.#database = database;
     this.#trust = trust;
     this.#drivers = createDrivers({ stateDir: config.stateDir, runDir: config.runDir });
-    this.#peers = new PeerClient({ trust, log });
+    this.#peers = new PeerClient({ trust, log, idle_ms: config.peerTimeout_ms });
     this.#invitations = new Invitations({ trust, host: config.peerAddress, port: config.pairingPort, log });
     const journal = new Journal(database);
     this.frontmen = new Frontmen({
@@ -102,9 +102,10 @@ export class Agent {
     };
     this.coordinator = new Coordinator(this.context);
     this.#local = createHttp(log, {}, 'UMS_E_USAGE');
+    const limits = { ...DEFAULT_LIMITS, idle_ms: config.peerTimeout_ms };
     this.#peerHttp = createHttp(
       log,
-      { serverFactory: (handler) => createPeerHttpServer(handler) },
+      { serverFactory: (handler) => createPeerHttpServer(handler, limits) },
       'UMS_E_PEER_MESSAGE',
     );
     this.#peerServer = new PeerServer({
@@ -113,6 +114,7 @@ export class Agent {
       port: config.peerPort,
       httpServer: this.#peerHttp.server,
       log,
+      limits,
     });
   }
 

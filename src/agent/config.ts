@@ -10,6 +10,8 @@ export interface AgentConfig {
   stateDir: string;
   runDir: string;
   logLevel: string;
+  /** Milliseconds of silence after which a peer counts as gone. */
+  peerTimeout_ms: number;
   /** Tests only: lets breakpoints be set over the local API. */
   faultInjection: boolean;
 }
@@ -18,6 +20,12 @@ function port(text: string): number {
   const value = Number(text);
   if (Number.isInteger(value) && value >= 1 && value <= 65_535) return value;
   throw new InvalidArgumentError('A port is a number from 1 to 65535.');
+}
+
+function milliseconds(text: string): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 500 && value <= 600_000) return value;
+  throw new InvalidArgumentError('A number of milliseconds from 500 to 600000.');
 }
 
 function systemName(text: string): string {
@@ -38,6 +46,7 @@ interface Options {
   stateDir: string;
   runDir: string;
   logLevel: string;
+  peerTimeout: number;
   faultInjection: boolean;
 }
 
@@ -50,6 +59,7 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     .option('--pairing-port <port>', 'port for pairing, open only while an invitation is', port, 7441)
     .option('--state-dir <dir>', 'journal and keys', process.env['UMS_STATE_DIR'] ?? '/var/lib/ums')
     .option('--run-dir <dir>', 'socket and staging', process.env['UMS_RUN_DIR'] ?? '/run/ums')
+    .option('--peer-timeout <ms>', 'silence after which a peer counts as gone', milliseconds, 15_000)
     .option('--log-level <level>', 'trace, debug, info, warn or error', 'info')
     .option('--fault-injection', 'for tests: let migrations be halted at any state', false)
     .addHelpText('after', '\nExample:\n  ums agent run --name alpha --peer-address 192.0.2.10');
@@ -63,6 +73,7 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     stateDir: options.stateDir,
     runDir: options.runDir,
     logLevel: options.logLevel,
+    peerTimeout_ms: options.peerTimeout,
     faultInjection: options.faultInjection,
   };
 }
