@@ -25,7 +25,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   const program = buildProgram(io, outcome);
   try {
     if (argv.length === 0) program.outputHelp();
-    else await program.parseAsync([...argv], { from: 'user' });
+    else await program.parseAsync(customary(argv), { from: 'user' });
     return outcome.status;
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return 0;
@@ -41,6 +41,14 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       argv,
     );
   }
+}
+
+/** The spellings that people try first. */
+function customary(argv: readonly string[]): string[] {
+  const [first, ...rest] = argv;
+  if (first === '--version' || first === '-V') return ['version', ...rest];
+  if (first === 'help') return [...rest, '--help'];
+  return [...argv];
 }
 
 function report(error: UmsError, program: Command, io: Io, argv: readonly string[]): number {

@@ -100,7 +100,7 @@ export function addMigrate(program: Command, runner: Runner): void {
     .option('--timeout <duration>', 'undo when it has not been handed over by then (default: 1h)', duration)
     .option(
       '--health-timeout <duration>',
-      'how long it must stay healthy there before the hand-over counts (default: 10s)',
+      'how long it may take to be healthy there before the move is undone (default: 10s)',
       duration,
     )
     .option('--detach', 'start it, print its id and return', false)

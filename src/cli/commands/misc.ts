@@ -113,6 +113,7 @@ const CHECKOUT_COMMANDS = [
     'lab/main.ts',
     'Test hosts on this machine: up, status, exec, shell, link, partition, kill, restart, logs, down',
   ],
+  ['test', 'lab/test.ts', 'Run the tests of the project: ums test [unit]'],
 ] as const;
 
 export function addCheckoutCommands(program: Command, runner: Runner): void {

@@ -1,0 +1,235 @@
+import { Command } from 'commander';
+import { formatBytes, formatDuration } from '#src/cli/format.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { Lab } from '#lab/lab.ts';
+import { type Move, move } from './moves.ts';
+import { OutsideClient } from './redis/client.ts';
+import { REDIS, removeRedis, startRedis } from './redis/service.ts';
+import { Reporter } from './report.ts';
+
+const STATE_BYTES = 256 * 1024 * 1024;
+const WRITES_PER_S = 200;
+/** How long the client writes undisturbed before and after each move. */
+const CALM_WRITES = 200;
+const CALM_LIMIT_MS = 30_000;
+
+interface Seen {
+  move: Move;
+  client_downtime_ms: number;
+  normal_gap_ms: number;
+  reconnects: number;
+  acknowledged: number;
+  lost_writes: number;
+  checksum_equal: boolean;
+  continuous: boolean;
+}
+
+/** The story: a Redis under load goes from alpha to beta and back, and its client checks that nothing was lost. */
+async function tell(report: Reporter, lab: Lab): Promise<Seen[]> {
+  const step = (text: string, fields: Record<string, unknown> = {}) => {
+    report.event('step', { text, ...fields });
+    report.say(`${report.style.dim(formatDuration(report.elapsed_ms).padStart(8))}  ${text}`);
+  };
+  await removeRedis(lab);
+  const { address, port } = await startRedis(lab, 'alpha');
+  step('Redis runs on alpha, in a Podman container, with a Frontman at its address');
+  const data = OutsideClient.start(lab, address, port);
+  const writer = OutsideClient.start(lab, address, port);
+  try {
+    const { keys, bytes } = await data.fill(STATE_BYTES);
+    const before = await data.identity();
+    const digest = (await data.digest(keys)).digest;
+    step(`It holds ${keys} keys with ${formatBytes(bytes)} of random values`, { keys, bytes, digest });
+    await writer.startWriting(WRITES_PER_S);
+    await untilWritten(writer, CALM_WRITES);
+    step(`A client on another machine writes to it, ${WRITES_PER_S} numbered values a second`);
+    const seen: Seen[] = [];
+    for (const [from, to] of [
+      ['alpha', 'beta'],
+      ['beta', 'alpha'],
+    ] as const) {
+      report.say('');
+      const moved = await move(lab, REDIS, from, to, {
+        visible: !report.json,
+        event: (event) => report.event(String(event['event']), event),
+      });
+      await untilWritten(writer, CALM_WRITES);
+      const gap = await writer.gap(moved.from, moved.to);
+      const { acknowledged, lost } = await writer.lost();
+      const after = await data.identity();
+      const own: Seen = {
+        move: moved,
+        client_downtime_ms: gap.gap_ms,
+        normal_gap_ms: gap.median_ms,
+        reconnects: gap.reconnects,
+        acknowledged,
+        lost_writes: lost,
+        checksum_equal: (await data.digest(keys)).digest === digest,
+        continuous:
+          after.run_id === before.run_id && after.process_id === before.process_id && after.uptime_s >= before.uptime_s,
+      };
+      seen.push(own);
+      tellMove(report, own, after.uptime_s);
+    }
+    await writer.stopWriting();
+    return seen;
+  } finally {
+    await Promise.all([data.close(), writer.close()]);
+  }
+}
+
+async function untilWritten(client: OutsideClient, more: number): Promise<void> {
+  const wanted = (await client.acknowledged()) + more;
+  const limit = Date.now() + CALM_LIMIT_MS;
+  while ((await client.acknowledged()) < wanted) {
+    if (Date.now() > limit) {
+      throw new UmsError('UMS_E_LAB', {
+        message: 'The client cannot write through the Frontman.',
+        fault: 'ums',
+        mend: 'Look at the agents: ./ums lab logs alpha; ./ums lab logs beta',
+      });
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+function tellMove(report: Reporter, seen: Seen, uptime_s: number): void {
+  const { style } = report;
+  const good = (fine: boolean, text: string) => report.say(`  ${fine ? style.green('✔') : style.red('✗')} ${text}`);
+  const { source, destination } = seen.move.migration;
+  report.event('checked', {
+    source,
+    destination,
+    client_downtime_ms: seen.client_downtime_ms,
+    lost_writes: seen.lost_writes,
+    checksum_equal: seen.checksum_equal,
+    continuous: seen.continuous,
+  });
+  report.say('  What the client saw:');
+  report.say(
+    `    the longest wait between two acknowledged writes was ${style.bold(formatDuration(seen.client_downtime_ms))}\n    (normally ${formatDuration(seen.normal_gap_ms)}); it reconnected ${seen.reconnects} times so far`,
+  );
+  good(seen.lost_writes === 0, `${seen.lost_writes} of ${seen.acknowledged} acknowledged writes are lost`);
+  good(seen.checksum_equal, `the checksum of all static keys is ${seen.checksum_equal ? 'the same' : 'DIFFERENT'}`);
+  good(
+    seen.continuous,
+    `the same Redis process, ${seen.continuous ? `up for ${uptime_s} s without a break` : 'RESTARTED'}`,
+  );
+}
+
+function conclude(report: Reporter, seen: readonly Seen[], kept: boolean): number {
+  const lost_writes = seen.at(-1)?.lost_writes ?? 0;
+  const checksum_equal = seen.length === 2 && seen.every((each) => each.checksum_equal);
+  const continuous = seen.every((each) => each.continuous);
+  const good = lost_writes === 0 && seen.every((each) => each.lost_writes === 0) && checksum_equal && continuous;
+  const client_downtime_ms = Math.max(...seen.map((each) => each.client_downtime_ms));
+  const moves = seen.map((each) => ({ ...fieldsOf(each), client_downtime_ms: each.client_downtime_ms }));
+  report.event('result', {
+    status: good ? 'done' : 'failed',
+    ...moves[0],
+    lost_writes: Math.max(...seen.map((each) => each.lost_writes)),
+    acknowledged_writes: seen.at(-1)?.acknowledged ?? 0,
+    client_downtime_ms,
+    checksum_equal,
+    continuous,
+    moves,
+    duration_ms: Math.round(report.elapsed_ms),
+  });
+  const { style } = report;
+  report.say('');
+  report.say(
+    good
+      ? `${style.green('✔')} ${style.bold('Redis moved twice and nobody lost a write')}; the longest wait a client saw was ${formatDuration(client_downtime_ms)}.`
+      : `${style.red('✗')} Something was lost: see above.`,
+  );
+  report.say(kept ? KEPT : NEXT);
+  return good ? 0 : 1;
+}
+
+const NEXT = `
+To try next:
+  ./ums demo --keep                    leave it running, to look around and move it yourself
+  ./ums lab up && ./ums lab shell alpha
+  ./ums bench baseline                 downtime beside what Podman itself can do
+  ./ums doctor                         what this machine has and lacks`;
+const KEPT = `
+Redis still runs on alpha. To try next:
+  ./ums --context alpha ls
+  ./ums --context alpha check redis --to beta
+  ./ums --context alpha migrate redis --to beta
+  ./ums --context beta migrations
+  ./ums lab exec alpha podman ps
+  ./ums lab down                       takes everything away again`;
+
+function fieldsOf({ move: { migration } }: Seen): Record<string, unknown> {
+  const {
+    id,
+    service,
+    source,
+    destination,
+    technique,
+    approach,
+    downtime_ms,
+    total_ms,
+    bytes_on_wire,
+    state_bytes,
+    steps,
+  } = migration;
+  return {
+    id,
+    service,
+    source,
+    destination,
+    technique,
+    approach,
+    downtime_ms,
+    total_ms,
+    bytes_on_wire,
+    state_bytes,
+    steps,
+  };
+}
+
+async function demo(options: { json: boolean; keep: boolean }): Promise<number> {
+  const report = new Reporter(options.json);
+  const lab = Lab.open(undefined, (line) => {
+    report.event('step', { text: line });
+    report.say(`          ${line}`);
+  });
+  const wasUp = lab.isUp;
+  try {
+    report.say(
+      `${report.style.bold('A running Redis moves from one host to another and back, while a client writes to it.')}\n`,
+    );
+    await lab.up(wasUp ? { hosts: ['alpha', 'beta'] } : {});
+    const up = 'Two test hosts, alpha and beta, are up, each with its own agent';
+    report.event('step', { text: up });
+    report.say(`${report.style.dim(formatDuration(report.elapsed_ms).padStart(8))}  ${up}`);
+    const seen = await tell(report, lab);
+    if (!options.keep) await tidy(lab, wasUp);
+    return conclude(report, seen, options.keep);
+  } catch (thrown) {
+    return report.failure(thrown);
+  }
+}
+
+/** A lab that was there before is left as it was; one that was made for the demo goes away with it. */
+async function tidy(lab: Lab, wasUp: boolean): Promise<void> {
+  if (wasUp) await removeRedis(lab);
+  else await lab.down();
+}
+
+const program = new Command('ums demo')
+  .description(
+    'A Redis under load moves between two test hosts on this machine, and back; its client checks that nothing is lost',
+  )
+  .option('--json', 'one event a line, the last with event "result"', false)
+  .option('--keep', 'leave the test hosts and Redis running', false)
+  .addHelpText(
+    'after',
+    '\nExample:\n  ./ums demo --keep\n\nExit status: 0 when no write was lost and every checksum is equal.\n',
+  )
+  .action(async (options: { json: boolean; keep: boolean }) => {
+    process.exitCode = await demo(options);
+  });
+await program.parseAsync();

@@ -1,0 +1,92 @@
+import type { Lab } from '#lab/lab.ts';
+import { run } from '#src/cli/program.ts';
+import { processIo } from '#src/cli/terminal.ts';
+import { migrationSchema, type Migration } from '#src/coordination/schema.ts';
+import { AgentClient } from '#src/cli/client.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { z } from 'zod';
+
+/** The agent of a lab host, as the command line speaks to it. */
+export function agentOf(lab: Lab, host: string): AgentClient {
+  return new AgentClient({ name: host, socket: lab.host(host).socketPath });
+}
+
+export interface Move {
+  migration: Migration;
+  /** Milliseconds since 1970 between which the command ran. */
+  from: number;
+  to: number;
+}
+
+const resultSchema = z.object({ event: z.literal('result'), id: z.string().nullable(), status: z.string() });
+
+export interface MoveOutput {
+  /** Shows the command line's own progress to the reader. */
+  visible: boolean;
+  /** Receives each event of the command line. */
+  event?(event: Record<string, unknown>): void;
+}
+
+/** Moves a service with the real command line, in this process, and returns what the journal says of it. */
+export async function move(lab: Lab, service: string, from: string, to: string, output: MoveOutput): Promise<Move> {
+  const began = Date.now();
+  const real = processIo();
+  let written = '';
+  let errors = '';
+  const io = {
+    ...real,
+    env: { ...process.env, UMS_CONFIG_DIR: lab.paths.config },
+    out: (text: string) => {
+      if (output.visible) real.out(text);
+      else written += text;
+    },
+    err: (text: string) => {
+      if (output.visible) real.err(text);
+      else errors += text;
+    },
+  };
+  const status = await run(
+    ['--context', from, 'migrate', service, '--to', to, ...(output.visible ? [] : ['--json'])],
+    io,
+  );
+  const ended = Date.now();
+  const events = written
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => z.record(z.string(), z.json()).parse(JSON.parse(line)));
+  for (const event of events) output.event?.(event['event'] === 'result' ? { ...event, event: 'migrated' } : event);
+  const client = agentOf(lab, from);
+  try {
+    const last = events.map((event) => resultSchema.safeParse(event)).findLast((parsed) => parsed.success);
+    const migration =
+      last?.success === true && last.data.id !== null
+        ? await client.migration(last.data.id)
+        : await newest(client, service, began);
+    if (status !== 0 || migration === undefined) throw failure(service, to, migration, events, errors);
+    return { migration: migrationSchema.parse(migration), from: began, to: ended };
+  } finally {
+    await client.close();
+  }
+}
+
+async function newest(client: AgentClient, service: string, since: number): Promise<Migration | undefined> {
+  const own = (await client.migrations()).filter((each) => each.service === service && each.started_at >= since - 5000);
+  return own.toSorted((a, b) => b.started_at - a.started_at)[0];
+}
+
+function failure(
+  service: string,
+  to: string,
+  migration: Migration | undefined,
+  events: readonly Record<string, unknown>[],
+  errors: string,
+): UmsError {
+  if (migration?.error !== undefined && migration.error !== null) return UmsError.fromReport(migration.error);
+  const refused = z.object({ error: z.object({ message: z.string() }) }).safeParse(events.at(-1));
+  return new UmsError('UMS_E_LAB', {
+    message: `Moving ${service} to ${to} failed${refused.success ? `: ${refused.data.error.message}` : '.'}`,
+    fault: 'ums',
+    mend: 'Look at the agents: ./ums lab logs alpha; ./ums lab logs beta',
+    ...(errors === '' ? {} : { detail: errors }),
+  });
+}
