@@ -188,10 +188,11 @@ export class Frontmen {
       const hops = Math.min(parsed.data.hops, this.#limits.hops);
       const ask = { port, deadline, hops, gone: gone.signal, cameFrom: peer };
       const gate = await this.#knownGate(service);
-      const lease = await gate.open(drain_ms === undefined ? ask : { ...ask, drain_ms });
+      await gate.open(drain_ms === undefined ? ask : { ...ask, drain_ms }, (lease) => {
+        socket.write(Uint8Array.of(ANSWERS.connected));
+        join(socket, lease, this.#limits, drain_ms);
+      });
       this.counters.add('tunnelled');
-      socket.write(Uint8Array.of(ANSWERS.connected));
-      join(socket, lease, this.#limits, drain_ms);
     } catch (thrown) {
       const refusal = toRefusal(thrown);
       this.counters.refused(refusal, { peer });

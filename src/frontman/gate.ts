@@ -130,14 +130,17 @@ export class Gate {
     for (const lease of this.#leases) reset(lease.stream);
   }
 
-  /** Waits for the gate and opens a stream to the service, wherever it is by then. Throws a Refusal. */
-  async open(ask: Ask): Promise<Lease> {
+  /**
+   * Waits for the gate and opens a stream to the service, wherever it is by then. Throws a Refusal. `use` is called in
+   * the same tick in which the gate takes note of the stream: a hold comes either before the stream or finds it in use.
+   */
+  async open<T>(ask: Ask, use: (lease: Lease) => T): Promise<T> {
     let delay_ms = 5;
     for (let tries = 1; ; tries += 1) {
       await this.#enter(ask);
       let failure: Refusal;
       try {
-        return await this.#attempt(ask);
+        return await this.#attempt(ask, use);
       } catch (thrown) {
         failure = toRefusal(thrown);
         if (tries >= MAX_TRIES || !this.#mayTryAgain(failure, ask)) throw failure;
@@ -204,7 +207,7 @@ export class Gate {
     }
   }
 
-  async #attempt(ask: Ask): Promise<Lease> {
+  async #attempt<T>(ask: Ask, use: (lease: Lease) => T): Promise<T> {
     const attempt = new AbortController();
     const onGone = (): void => attempt.abort(goneRefusal());
     // A hold may have come between the admission and this line.
@@ -218,7 +221,7 @@ export class Gate {
         reset(stream);
         throw toRefusal(attempt.signal.reason);
       }
-      return this.#lease(stream);
+      return use(this.#lease(stream));
     } catch (thrown) {
       throw attempt.signal.aborted ? toRefusal(attempt.signal.reason) : thrown;
     } finally {

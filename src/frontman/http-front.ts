@@ -5,7 +5,8 @@ import type { ErrorCode } from '#src/telemetry/error-codes.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Refusal, toRefusal } from './contract.ts';
 import { closeServer, type Front, type FrontParts, listen, track } from './front.ts';
-import { exchange } from './http-exchange.ts';
+import type { Lease } from './gate.ts';
+import { exchange, type Outcome } from './http-exchange.ts';
 import { hasBody, upgradeHead } from './http-headers.ts';
 import { Upstream, UpstreamPool } from './http-upstream.ts';
 import { join } from './pass.ts';
@@ -14,6 +15,11 @@ import { farewell, reset, tune } from './streams.ts';
 const MAX_IDLE = 64;
 const MAX_REPLAYS = 4;
 const RETRY_AFTER_S = 1;
+
+interface Sent {
+  upstream: Upstream;
+  outcome: Promise<Outcome>;
+}
 
 /**
  * Passes HTTP/1.1 request by request, so that clients' connections outlive a move. A request that may be sent twice
@@ -75,11 +81,11 @@ export class HttpFront implements Front {
     const replayable = (request.method === 'GET' || request.method === 'HEAD') && !hasBody(request);
     try {
       for (let replays = 0; replays <= MAX_REPLAYS; replays += 1) {
-        const upstream = await this.#upstream(replayable, gone.signal);
-        const outcome = await exchange(upstream, request, response, limits.httpDrain_ms);
+        const sent = await this.#send(request, response, replayable, gone.signal);
+        const outcome = await sent.outcome;
         if (outcome !== 'lost') {
           counters.add('passed');
-          if (outcome === 'done') this.#pool.give(upstream, this.#parts.gate());
+          if (outcome === 'done') this.#pool.give(sent.upstream, this.#parts.gate());
           return;
         }
         if (gone.signal.aborted || response.headersSent || !replayable) break;
@@ -92,21 +98,31 @@ export class HttpFront implements Front {
     }
   }
 
-  async #upstream(replayable: boolean, gone: AbortSignal): Promise<Upstream> {
+  /** Over a kept stream if there is one and it may be used, otherwise over a new one. */
+  async #send(
+    request: IncomingMessage,
+    response: ServerResponse,
+    replayable: boolean,
+    gone: AbortSignal,
+  ): Promise<Sent> {
     const { gate, limits } = this.#parts;
+    const start = (upstream: Upstream): Sent => ({
+      upstream,
+      outcome: exchange(upstream, request, response, limits.httpDrain_ms),
+    });
     const kept = replayable ? this.#pool.take(gate()) : undefined;
-    if (kept !== undefined) return kept;
+    if (kept !== undefined) return start(kept);
     const drain_ms = replayable ? undefined : limits.httpDrain_ms;
-    return new Upstream(await this.#open(gone, drain_ms), replayable);
+    return this.#open(gone, drain_ms, (lease) => start(new Upstream(lease, replayable)));
   }
 
-  async #open(gone: AbortSignal, drain_ms: number | undefined) {
+  async #open<T>(gone: AbortSignal, drain_ms: number | undefined, use: (lease: Lease) => T): Promise<T> {
     const { gate, limits, record } = this.#parts;
     this.#waiting += 1;
     try {
       const deadline = performance.now() + record.holdLimit_ms;
       const ask = { port: record.port, deadline, hops: limits.hops, gone };
-      return await gate().open(drain_ms === undefined ? ask : { ...ask, drain_ms });
+      return await gate().open(drain_ms === undefined ? ask : { ...ask, drain_ms }, use);
     } finally {
       this.#waiting -= 1;
     }
@@ -141,12 +157,12 @@ export class HttpFront implements Front {
     client.pause();
     tune(client);
     try {
-      const lease = await this.#open(gone.signal, undefined);
-      client.off('close', onClose);
+      await this.#open(gone.signal, undefined, (lease) => {
+        lease.stream.write(upgradeHead(request), 'latin1');
+        if (head.length > 0) lease.stream.write(head);
+        join(client, lease, limits);
+      });
       counters.add('passed');
-      lease.stream.write(upgradeHead(request), 'latin1');
-      if (head.length > 0) lease.stream.write(head);
-      join(client, lease, limits);
     } catch (thrown) {
       const refusal = toRefusal(thrown);
       counters.refused(refusal, { frontman: record.id, service: record.service });

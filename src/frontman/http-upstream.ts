@@ -1,4 +1,5 @@
-import { Agent } from 'node:http';
+import { Agent, type ClientRequest } from 'node:http';
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Gate, Lease } from './gate.ts';
 import { reset } from './streams.ts';
@@ -8,7 +9,7 @@ class OneStreamAgent extends Agent {
   readonly #stream: Duplex;
 
   constructor(stream: Duplex, keepAlive: boolean) {
-    super({ keepAlive, maxSockets: 1 });
+    super(keepAlive ? { keepAlive, maxSockets: 1 } : {});
     this.#stream = stream;
   }
 
@@ -16,13 +17,15 @@ class OneStreamAgent extends Agent {
     return this.#stream;
   }
 
-  /** The stream may be any duplex, not only a socket, so none of a socket's options is touched. */
-  override keepSocketAlive(): boolean {
+  /** The stream may be any duplex, and one that is no socket has none of the options that node:http would set. */
+  override keepSocketAlive(stream: Duplex): boolean {
+    if (!(stream instanceof Socket)) return true;
+    super.keepSocketAlive(stream);
     return true;
   }
 
-  override reuseSocket(): void {
-    return;
+  override reuseSocket(stream: Duplex, request: ClientRequest): void {
+    if (stream instanceof Socket) super.reuseSocket(stream, request);
   }
 }
 

@@ -49,9 +49,9 @@ export class TcpFront implements Front {
     this.#waiting += 1;
     try {
       const deadline = performance.now() + record.holdLimit_ms;
-      const lease = await gate().open({ port: record.port, deadline, hops: limits.hops, gone: gone.signal });
+      const ask = { port: record.port, deadline, hops: limits.hops, gone: gone.signal };
+      await gate().open(ask, (lease) => join(client, lease, limits));
       counters.add('passed');
-      join(client, lease, limits);
     } catch (thrown) {
       counters.refused(toRefusal(thrown), { frontman: record.id, service: record.service });
       reset(client);
