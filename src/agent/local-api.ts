@@ -23,7 +23,7 @@ const nameParams = z.object({ name: z.string().max(64) });
 const refParams = z.object({ ref: z.string().min(1).max(512) });
 const breakpointSchema = z.object({
   role: z.enum(['source', 'destination']),
-  state: z.string().refine(isMigrationState),
+  state: z.string().max(32),
   point: z.enum(['before', 'after']),
 });
 
@@ -159,16 +159,24 @@ function frontmen(app: FastifyInstance, agent: Agent): void {
 }
 
 function debug(app: FastifyInstance, agent: Agent): void {
+  const { breakpoints } = agent.context;
+  const parse = (body: unknown) => {
+    const { role, state, point } = parseInput(breakpointSchema, body, 'UMS_E_USAGE');
+    if (isMigrationState(state)) return { role, state, point };
+    throw new UmsError('UMS_E_USAGE', { message: `There is no state ${state}.`, fault: 'user' });
+  };
   app.post('/v1/debug/breakpoints', (request) => {
-    const { role, state, point } = parseInput(breakpointSchema, request.body, 'UMS_E_USAGE');
-    if (!isMigrationState(state)) {
-      throw new UmsError('UMS_E_USAGE', { message: `There is no state ${String(state)}.`, fault: 'user' });
-    }
-    agent.context.breakpoints.set(role, state, point);
+    const { role, state, point } = parse(request.body);
+    breakpoints.set(role, state, point);
     return {};
   });
-  app.delete('/v1/debug/breakpoints', () => {
-    agent.context.breakpoints.clear();
+  app.post('/v1/debug/breakpoints/clear', (request) => {
+    if (request.body === undefined || request.body === null) {
+      breakpoints.clearAll();
+      return {};
+    }
+    const { role, state, point } = parse(request.body);
+    breakpoints.clear(role, state, point);
     return {};
   });
 }

@@ -10,21 +10,29 @@ export type BreakpointPosition = 'before' | 'after';
 export class Breakpoints {
   readonly enabled: boolean;
   readonly #set = new Set<string>();
+  readonly #halted = new Map<string, (() => void)[]>();
 
   constructor(enabled: boolean) {
     this.enabled = enabled;
   }
 
   set(role: Role, state: MigrationState, point: BreakpointPosition): void {
-    this.#set.add(`${role} ${state} ${point}`);
+    this.#set.add(key(role, state, point));
   }
 
-  clear(): void {
+  /** Takes one breakpoint away and lets go whoever halts there. */
+  clear(role: Role, state: MigrationState, point: BreakpointPosition): void {
+    const cleared = key(role, state, point);
+    this.#set.delete(cleared);
+    for (const release of this.#halted.get(cleared) ?? []) release();
+    this.#halted.delete(cleared);
+  }
+
+  clearAll(): void {
     this.#set.clear();
-    for (const release of this.#halted.splice(0)) release();
+    for (const releases of this.#halted.values()) for (const release of releases) release();
+    this.#halted.clear();
   }
-
-  readonly #halted: (() => void)[] = [];
 
   /** Returns at once, or, at a breakpoint, when it is cleared. */
   async reach(
@@ -34,8 +42,13 @@ export class Breakpoints {
     state: MigrationState,
     point: BreakpointPosition,
   ): Promise<void> {
-    if (!this.enabled || !this.#set.has(`${role} ${state} ${point}`)) return;
+    const here = key(role, state, point);
+    if (!this.enabled || !this.#set.has(here)) return;
     journal.emit(id, { event: 'breakpoint', state, point });
-    await new Promise<void>((resolve) => this.#halted.push(resolve));
+    await new Promise<void>((resolve) => this.#halted.set(here, [...(this.#halted.get(here) ?? []), resolve]));
   }
+}
+
+function key(role: Role, state: MigrationState, point: BreakpointPosition): string {
+  return `${role} ${state} ${point}`;
 }

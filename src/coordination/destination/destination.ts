@@ -320,7 +320,7 @@ export class Destination {
         'restoring',
         'restored',
       ];
-      if (back.includes(state)) this.#context.journal.transition(id, state, 'aborting');
+      if (back.includes(state)) await this.#move(id, state, 'aborting');
       if (state === 'committing') {
         // Told to run it, and killed before the end of that was known: find out before answering.
         await this.recover(id);

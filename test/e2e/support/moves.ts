@@ -48,15 +48,28 @@ export async function setBreakpoint(host: Host, role: Role, state: MigrationStat
   await agentRequest(host, 'POST', '/v1/debug/breakpoints', { role, state, point });
 }
 
+export async function clearBreakpoint(host: Host, role: Role, state: MigrationState, point: string): Promise<void> {
+  await agentRequest(host, 'POST', '/v1/debug/breakpoints/clear', { role, state, point });
+}
+
 export async function clearBreakpoints(host: Host): Promise<void> {
-  await agentRequest(host, 'DELETE', '/v1/debug/breakpoints');
+  await agentRequest(host, 'POST', '/v1/debug/breakpoints/clear');
 }
 
 /** Resolves with true when the migration halts at a breakpoint, with false when it ended without reaching it. */
-export function reachedBreakpoint(host: Host, source: Host, id: string, limit_ms = 60_000): Promise<boolean> {
+export function reachedBreakpoint(
+  host: Host,
+  source: Host,
+  id: string,
+  state: MigrationState,
+  point: string,
+  limit_ms = 60_000,
+): Promise<boolean> {
   return until(`breakpoint of ${id} on ${host.name}`, limit_ms, async () => {
     const response = await events(host, id).catch(() => []);
-    if (response.some((event) => event.event === 'breakpoint')) return true;
+    if (response.some((event) => event.event === 'breakpoint' && event.state === state && event.point === point)) {
+      return true;
+    }
     return (await migration(source, id)).ended_at === null ? undefined : false;
   });
 }
