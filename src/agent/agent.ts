@@ -95,7 +95,7 @@ export class Agent {
         release: (uid, holder, target) => Promise.resolve(this.frontmen.release(uid, holder, target)),
         setRoute: (uid, target) => this.frontmen.setRoute(uid, target),
       },
-      fingerprint: () => fingerprintHost({ diskDir: config.stateDir, stagingDir: stagingRoot }),
+      fingerprint: () => fingerprintHost({ stateDir: config.stateDir, diskDir: config.stateDir, stagingDir: stagingRoot }),
       stagingRoot,
       breakpoints: new Breakpoints(config.faultInjection),
       log,
