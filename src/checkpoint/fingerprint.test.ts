@@ -7,6 +7,8 @@ const host: HostFingerprint = {
   cpuModel: 'CPU',
   cpuFlags: ['avx2', 'hypervisor', 'sse4_2'],
   criuVersion: '4.2.1',
+  criuWorks: true,
+  criuFeatures: {},
   memoryAvailable_bytes: 1,
   diskAvailable_bytes: 1,
   stagingAvailable_bytes: 1,
@@ -32,6 +34,7 @@ describe('comparing two hosts', () => {
     expect(ids({}, { criuVersion: '4.1.1' })).toEqual(['error criu.older']);
     expect(ids({ criuVersion: '4.9' }, { criuVersion: '4.10' })).toEqual([]);
     expect(ids({}, { criuVersion: '' })).toEqual(['error criu.missing']);
+    expect(ids({ criuWorks: false }, {})).toEqual(['error criu.broken']);
   });
   it('warns of an older kernel', () => {
     expect(ids({}, { kernel: '6.1.0' })).toEqual(['warning kernel.older']);

@@ -2,7 +2,8 @@ import { readFile, statfs } from 'node:fs/promises';
 import { arch, release } from 'node:os';
 import { z } from 'zod';
 import type { Finding } from '#src/drivers/contract.ts';
-import { criuVersion, versionAtLeast } from './criu.ts';
+import { versionAtLeast } from './criu.ts';
+import { probeCriu } from './probe.ts';
 
 /** What decides whether a checkpoint of one host can be restored on another. Crosses the trust boundary, so bounded. */
 export const hostFingerprintSchema = z.object({
@@ -13,6 +14,10 @@ export const hostFingerprintSchema = z.object({
   cpuFlags: z.array(z.string().max(64)).max(1024),
   /** '' when there is no CRIU. */
   criuVersion: z.string().max(64),
+  /** A small program could really be dumped and restored here. */
+  criuWorks: z.boolean(),
+  criuProblem: z.string().max(2048).optional(),
+  criuFeatures: z.record(z.string().max(64), z.boolean()),
   memoryAvailable_bytes: z.int().min(0),
   diskAvailable_bytes: z.int().min(0),
   stagingAvailable_bytes: z.int().min(0),
@@ -86,15 +91,13 @@ const KERNEL_ONLY = new Set([
   ],
 ]);
 
-async function cpu(): Promise<{ model: string; flags: string[] }> {
-  const text = await readFile('/proc/cpuinfo', 'utf8');
+export function parseCpuInfo(text: string): { model: string; flags: string[] } {
   const model = /^(?:model name|CPU part)\s*:\s*(.+)$/m.exec(text)?.[1] ?? 'unknown';
   const flags = /^(?:flags|Features)\s*:\s*(.+)$/m.exec(text)?.[1] ?? '';
   return { model: model.trim(), flags: flags.trim().split(/\s+/).sort() };
 }
 
-async function memoryAvailable_bytes(): Promise<number> {
-  const text = await readFile('/proc/meminfo', 'utf8');
+export function parseMemoryAvailable(text: string): number {
   return Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0) * 1024;
 }
 
@@ -104,14 +107,18 @@ async function available_bytes(path: string): Promise<number> {
 }
 
 export async function fingerprintHost(paths: { diskDir: string; stagingDir: string }): Promise<HostFingerprint> {
-  const { model, flags } = await cpu();
+  const { model, flags } = parseCpuInfo(await readFile('/proc/cpuinfo', 'utf8'));
+  const probe = await probeCriu({ stateDir: paths.diskDir });
   return {
     arch: arch(),
     kernel: release(),
     cpuModel: model.slice(0, 256),
     cpuFlags: flags.slice(0, 1024),
-    criuVersion: (await criuVersion()) ?? '',
-    memoryAvailable_bytes: await memoryAvailable_bytes(),
+    criuVersion: probe.version,
+    criuWorks: probe.works,
+    ...(probe.problem === undefined ? {} : { criuProblem: probe.problem.slice(0, 2048) }),
+    criuFeatures: probe.features,
+    memoryAvailable_bytes: parseMemoryAvailable(await readFile('/proc/meminfo', 'utf8')),
     diskAvailable_bytes: await available_bytes(paths.diskDir),
     stagingAvailable_bytes: await available_bytes(paths.stagingDir),
   };
@@ -144,11 +151,22 @@ export function compareHosts(source: HostFingerprint, destination: HostFingerpri
 }
 
 function compareCriu(source: HostFingerprint, destination: HostFingerprint): Finding[] {
-  for (const [side, version] of [
-    ['source', source.criuVersion],
-    ['destination', destination.criuVersion],
-  ]) {
-    if (version !== '') continue;
+  for (const [side, host] of [
+    ['source', source],
+    ['destination', destination],
+  ] as const) {
+    if (host.criuVersion !== '' && !host.criuWorks) {
+      return [
+        {
+          severity: 'error',
+          id: 'criu.broken',
+          what: `CRIU ${host.criuVersion} does not work at the ${side}: ${host.criuProblem ?? 'its trial failed'}`,
+          why: 'A small program was dumped and restored there as a trial.',
+          mend: `Install CRIU 4.2 or newer on the ${side} (ums doctor says how).`,
+        },
+      ];
+    }
+    if (host.criuVersion !== '') continue;
     return [
       {
         severity: 'error',
