@@ -41,8 +41,8 @@ export async function move(lab: Lab, service: string, from: string, to: string, 
       else written += text;
     },
     err: (text: string) => {
-      if (output.visible) real.err(text);
-      else errors += text;
+      // Shown once, by whoever catches the failure.
+      errors += text;
     },
   };
   const status = await run(

@@ -16,12 +16,14 @@ export class OutsideClient {
   readonly #child: ChildProcess;
   readonly #input: Writable;
   readonly #lines: Interface;
+  readonly #gone: Promise<undefined>;
   #stderr = '';
 
   private constructor(child: ChildProcess, input: Writable, output: Readable) {
     this.#child = child;
     this.#input = input;
     this.#lines = createInterface({ input: output });
+    this.#gone = once(child, 'exit').then(() => undefined);
     child.stderr?.on('data', (chunk: Buffer) => {
       this.#stderr = (this.#stderr + chunk.toString('utf8')).slice(-4000);
     });
@@ -47,16 +49,14 @@ export class OutsideClient {
 
   async close(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    const gone = once(this.#child, 'exit');
     this.#child.kill('SIGKILL');
-    await gone;
+    await this.#gone;
   }
 
   async #ask<T>(request: Request, schema: z.ZodType<T>): Promise<T> {
     const line = once(this.#lines, 'line', { signal: AbortSignal.timeout(ANSWER_LIMIT_MS) });
     this.#input.write(`${JSON.stringify(request)}\n`);
-    const gone = once(this.#child, 'exit').then(() => undefined);
-    const answered: unknown[] | undefined = await Promise.race([line, gone]);
+    const answered: unknown[] | undefined = await Promise.race([line, this.#gone]);
     if (answered === undefined) throw this.#failure(request.do, 'the client process ended');
     const envelope = envelopeSchema.parse(JSON.parse(String(answered[0])));
     if ('failed' in envelope) throw this.#failure(request.do, envelope.failed);

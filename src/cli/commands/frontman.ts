@@ -5,7 +5,7 @@ import { type Column, formatTable } from '../format.ts';
 import { duration, type Endpoint, endpoint, port } from './options.ts';
 
 const COLUMNS: Column<Frontman>[] = [
-  { title: 'id', value: (each) => each.id, least: 6 },
+  { title: 'id', value: (each) => each.id, least: 64 },
   { title: 'service', value: (each) => each.service, least: 8 },
   { title: 'listens at', value: (each) => `${each.listen.address}:${each.listen.port}`, least: 14 },
   { title: 'port', value: (each) => String(each.port), align: 'right' },
