@@ -140,8 +140,7 @@ export class Invitations {
 
   /** Forgets what has expired, and closes the listener once nothing is left to be answered. */
   #sweep(): void {
-    const now = Date.now();
-    for (const invitation of this.#open) if (invitation.expires_at <= now) this.#open.delete(invitation);
+    this.#dropExpired();
     if (this.#open.size === 0 && this.#sockets.size === 0 && this.#server !== undefined) void this.#closeListener();
     else this.#schedule();
   }
@@ -155,8 +154,13 @@ export class Invitations {
   }
 
   async #serve(socket: TLSSocket): Promise<void> {
-    this.#sockets.add(socket);
     const limit = setTimeout(() => socket.destroy(), EXCHANGE_LIMIT_MS);
+    this.#sockets.add(socket);
+    socket.once('close', () => {
+      clearTimeout(limit);
+      this.#sockets.delete(socket);
+      this.#sweep();
+    });
     socket.on('error', (error) =>
       this.#audit.info({ event: 'pairing.broken', reason: error.message }, 'pairing broke'),
     );
@@ -164,22 +168,16 @@ export class Invitations {
       const from = `the system at ${socket.remoteAddress ?? 'an unknown address'}`;
       const reader = new ByteReader(socket, { from, highWater_bytes: PAIRING_MESSAGE_LIMIT_BYTES });
       await this.#exchange(socket, reader);
-      socket.end();
     } catch (error) {
       const failure = toUmsError(error);
       this.#audit.warn({ event: 'pairing.refused', code: failure.code, reason: failure.message }, 'pairing refused');
       // The stack of a defect is for the log alone, not for whoever is on the other side.
       const { detail: _detail, ...report } = failure.toReport();
       if (socket.writable) sendMessage(socket, { error: report }, PAIRING_MESSAGE_LIMIT_BYTES);
-      socket.end();
-    } finally {
-      socket.once('close', () => {
-        clearTimeout(limit);
-        this.#sockets.delete(socket);
-        this.#sweep();
-      });
-      if (socket.destroyed) this.#sockets.delete(socket);
+      // Input that is left unread would turn the close into a reset that overtakes the reason.
+      socket.resume();
     }
+    socket.end();
   }
 
   async #exchange(socket: TLSSocket, reader: ByteReader): Promise<void> {
@@ -196,7 +194,7 @@ export class Invitations {
 
   /** Compares with every open invitation, in a time that does not depend on the secret. */
   #claim(secret: string): Invitation {
-    this.#sweepExpired();
+    this.#dropExpired();
     const offered = hash(secret);
     let found: Invitation | undefined;
     for (const invitation of this.#open) {
@@ -214,7 +212,7 @@ export class Invitations {
     return found;
   }
 
-  #sweepExpired(): void {
+  #dropExpired(): void {
     const now = Date.now();
     for (const invitation of this.#open) if (invitation.expires_at <= now) this.#open.delete(invitation);
   }

@@ -14,20 +14,25 @@ const DIGEST_BYTES = 32;
 const END = encodeLength(0);
 const SIGN_OF_LIFE = encodeLength(ALIVE);
 
-/** Resolves when `out` has room again, at once if it has; rejects when it is closed. */
-export function roomIn(out: Writable, peer: string): Promise<void> | undefined {
-  if (out.destroyed || out.writableEnded) throw out.errored ?? unreachable(peer, 'the connection is closed');
-  if (out.writableLength <= IN_FLIGHT_LIMIT_BYTES) return undefined;
-  return new Promise<void>((resolve, reject) => {
-    const settle = (): void => {
-      out.off('drain', settle);
-      out.off('close', settle);
-      if (out.destroyed) reject(out.errored ?? unreachable(peer, 'the connection closed'));
-      else resolve();
-    };
-    out.on('drain', settle);
-    out.on('close', settle);
-  });
+/** Calls back when `out` has room again, at once if it has, or with the reason why it never will. */
+export function onRoom(out: Writable, peer: string, done: (error?: Error) => void): void {
+  const failure = (): Error => out.errored ?? unreachable(peer, 'the connection is closed');
+  if (out.destroyed || out.writableEnded) {
+    done(failure());
+    return;
+  }
+  if (out.writableLength <= IN_FLIGHT_LIMIT_BYTES) {
+    done();
+    return;
+  }
+  const settle = (): void => {
+    out.off('drain', settle);
+    out.off('close', settle);
+    if (out.destroyed) done(failure());
+    else done();
+  };
+  out.on('drain', settle);
+  out.on('close', settle);
 }
 
 export class BodyWriter {
@@ -48,11 +53,10 @@ export class BodyWriter {
   /** Takes a piece, which must not change afterwards. Wait for the promise, if there is one, before the next. */
   write(chunk: Uint8Array): Promise<void> | undefined {
     this.add(chunk);
-    return this.room();
-  }
-
-  room(): Promise<void> | undefined {
-    return roomIn(this.#out, this.#peer);
+    if (this.#out.writableLength <= IN_FLIGHT_LIMIT_BYTES && !this.#out.destroyed) return undefined;
+    return new Promise<void>((resolve, reject) => {
+      onRoom(this.#out, this.#peer, (error) => (error === undefined ? resolve() : reject(error)));
+    });
   }
 
   /** As write, without a look at whether there is room. */

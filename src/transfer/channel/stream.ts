@@ -2,7 +2,7 @@ import { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { asConnectionFailure, unreachable } from '#src/trust/failures.ts';
 import type { ByteReader } from '#src/trust/reader.ts';
-import { BodyReader, BodyWriter } from './frames.ts';
+import { BodyReader, BodyWriter, onRoom } from './frames.ts';
 import { IN_FLIGHT_LIMIT_BYTES, aliveInterval_ms } from './limits.ts';
 
 export interface PeerStreamOptions {
@@ -72,15 +72,10 @@ export class PeerStream extends Duplex {
   }
 
   #send(chunks: readonly Buffer[], callback: (error?: Error | null) => void): void {
-    const failed = (error: unknown): void => callback(asConnectionFailure(this.#peer, error));
-    try {
-      for (const chunk of chunks) this.#writer.add(chunk);
-      this.#writer.flush();
-      const room = this.#writer.room();
-      if (room === undefined) callback();
-      else room.then(() => callback(), failed);
-    } catch (error) {
-      failed(error);
-    }
+    for (const chunk of chunks) this.#writer.add(chunk);
+    this.#writer.flush();
+    onRoom(this.#socket, this.#peer, (error) =>
+      callback(error === undefined ? null : asConnectionFailure(this.#peer, error)),
+    );
   }
 }
