@@ -73,7 +73,7 @@ export class HttpFront implements Front {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { counters, limits } = this.#parts;
+    const { counters } = this.#parts;
     const gone = new AbortController();
     response.once('close', () => gone.abort());
     response.on('error', () => response.destroy());
