@@ -1,99 +1,69 @@
 import { Command } from 'commander';
 import { formatBytes, formatDuration } from '#src/cli/format.ts';
-import { UmsError } from '#src/telemetry/errors.ts';
 import { Lab } from '#lab/lab.ts';
 import { type Move, move } from './moves.ts';
-import { OutsideClient } from './redis/client.ts';
-import { REDIS, removeRedis, startRedis } from './redis/service.ts';
+import { LoadedRedis, type Verified } from './redis/load.ts';
+import { REDIS, removeRedis } from './redis/service.ts';
 import { Reporter } from './report.ts';
 
 const STATE_BYTES = 256 * 1024 * 1024;
 const WRITES_PER_S = 200;
 /** How long the client writes undisturbed before and after each move. */
 const CALM_WRITES = 200;
-const CALM_LIMIT_MS = 30_000;
 
-interface Seen {
+interface Seen extends Verified {
   move: Move;
   client_downtime_ms: number;
   normal_gap_ms: number;
   reconnects: number;
-  acknowledged: number;
-  lost_writes: number;
-  checksum_equal: boolean;
-  continuous: boolean;
 }
+
+const WAY = [
+  ['alpha', 'beta'],
+  ['beta', 'alpha'],
+] as const;
 
 /** The story: a Redis under load goes from alpha to beta and back, and its client checks that nothing was lost. */
 async function tell(report: Reporter, lab: Lab): Promise<Seen[]> {
-  const step = (text: string, fields: Record<string, unknown> = {}) => {
-    report.event('step', { text, ...fields });
-    report.say(`${report.style.dim(formatDuration(report.elapsed_ms).padStart(8))}  ${text}`);
-  };
   await removeRedis(lab);
-  const { address, port } = await startRedis(lab, 'alpha');
-  step('Redis runs on alpha, in a Podman container, with a Frontman at its address');
-  const data = OutsideClient.start(lab, address, port);
-  const writer = OutsideClient.start(lab, address, port);
+  const redis = await LoadedRedis.start(lab, 'alpha', STATE_BYTES);
   try {
-    const { keys, bytes } = await data.fill(STATE_BYTES);
-    const before = await data.identity();
-    const digest = (await data.digest(keys)).digest;
-    step(`It holds ${keys} keys with ${formatBytes(bytes)} of random values`, { keys, bytes, digest });
+    const { keys, bytes, digest, writer } = redis;
+    step(report, 'Redis runs on alpha, in a Podman container, behind a Frontman');
+    step(report, `It holds ${keys} keys with ${formatBytes(bytes)} of random values`, { keys, bytes, digest });
     await writer.startWriting(WRITES_PER_S);
-    await untilWritten(writer, CALM_WRITES);
-    step(`A client on another machine writes to it, ${WRITES_PER_S} numbered values a second`);
+    await redis.untilWritten(CALM_WRITES);
+    step(report, `A client elsewhere writes to it, ${WRITES_PER_S} numbered values a second`);
     const seen: Seen[] = [];
-    for (const [from, to] of [
-      ['alpha', 'beta'],
-      ['beta', 'alpha'],
-    ] as const) {
+    for (const [from, to] of WAY) {
       report.say('');
-      const moved = await move(lab, REDIS, from, to, {
-        visible: !report.json,
-        event: (event) => report.event(String(event['event']), event),
-      });
-      await untilWritten(writer, CALM_WRITES);
+      const event = (each: Record<string, unknown>) => report.event(String(each['event']), each);
+      const moved = await move(lab, REDIS, from, to, { visible: !report.json, event });
+      await redis.untilWritten(CALM_WRITES);
       const gap = await writer.gap(moved.from, moved.to);
-      const { acknowledged, lost } = await writer.lost();
-      const after = await data.identity();
       const own: Seen = {
+        ...(await redis.verify()),
         move: moved,
         client_downtime_ms: gap.gap_ms,
         normal_gap_ms: gap.median_ms,
         reconnects: gap.reconnects,
-        acknowledged,
-        lost_writes: lost,
-        checksum_equal: (await data.digest(keys)).digest === digest,
-        continuous:
-          after.run_id === before.run_id && after.process_id === before.process_id && after.uptime_s >= before.uptime_s,
       };
       seen.push(own);
-      tellMove(report, own, after.uptime_s);
+      tellMove(report, own);
     }
     await writer.stopWriting();
     return seen;
   } finally {
-    await Promise.all([data.close(), writer.close()]);
+    await redis.close();
   }
 }
 
-async function untilWritten(client: OutsideClient, more: number): Promise<void> {
-  const wanted = (await client.acknowledged()) + more;
-  const limit = Date.now() + CALM_LIMIT_MS;
-  while ((await client.acknowledged()) < wanted) {
-    if (Date.now() > limit) {
-      throw new UmsError('UMS_E_LAB', {
-        message: 'The client cannot write through the Frontman.',
-        fault: 'ums',
-        mend: 'Look at the agents: ./ums lab logs alpha; ./ums lab logs beta',
-      });
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+function step(report: Reporter, text: string, fields: Record<string, unknown> = {}): void {
+  report.event('step', { text, ...fields });
+  report.say(`${report.style.dim(formatDuration(report.elapsed_ms).padStart(8))}  ${text}`);
 }
 
-function tellMove(report: Reporter, seen: Seen, uptime_s: number): void {
+function tellMove(report: Reporter, seen: Seen): void {
   const { style } = report;
   const good = (fine: boolean, text: string) => report.say(`  ${fine ? style.green('✔') : style.red('✗')} ${text}`);
   const { source, destination } = seen.move.migration;
@@ -113,7 +83,7 @@ function tellMove(report: Reporter, seen: Seen, uptime_s: number): void {
   good(seen.checksum_equal, `the checksum of all static keys is ${seen.checksum_equal ? 'the same' : 'DIFFERENT'}`);
   good(
     seen.continuous,
-    `the same Redis process, ${seen.continuous ? `up for ${uptime_s} s without a break` : 'RESTARTED'}`,
+    `the same Redis process, ${seen.continuous ? `up for ${seen.uptime_s} s without a break` : 'RESTARTED'}`,
   );
 }
 
@@ -202,9 +172,7 @@ async function demo(options: { json: boolean; keep: boolean }): Promise<number> 
       `${report.style.bold('A running Redis moves from one host to another and back, while a client writes to it.')}\n`,
     );
     await lab.up(wasUp ? { hosts: ['alpha', 'beta'] } : {});
-    const up = 'Two test hosts, alpha and beta, are up, each with its own agent';
-    report.event('step', { text: up });
-    report.say(`${report.style.dim(formatDuration(report.elapsed_ms).padStart(8))}  ${up}`);
+    step(report, 'Two test hosts, alpha and beta, are up, each with its own agent');
     const seen = await tell(report, lab);
     if (!options.keep) await tidy(lab, wasUp);
     return conclude(report, seen, options.keep);

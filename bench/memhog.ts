@@ -1,0 +1,108 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Host } from '#lab/host.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { parseTicks, type TickLog } from './measure/ticks.ts';
+
+export const MEMHOG = 'memhog';
+const IMAGE = 'localhost/memhog:bench';
+const LOG = '/ticks.log';
+const LIMIT_MS = 120_000;
+const POLL_MS = 20;
+
+/** Both ends have the image before anything is measured: how it travels is not the question here. */
+export async function importMemhog(host: Host): Promise<void> {
+  const there = await host.exec('podman', ['image', 'exists', IMAGE], { okExitCodes: [0, 1] });
+  if (there.exitCode === 0) return;
+  await host.exec('podman', ['import', '--change', 'ENV PATH=/bin', '/opt/images/memhog.tar', IMAGE], {
+    timeout_ms: LIMIT_MS,
+  });
+}
+
+/** Both ends must have the very same image (id): Podman's own restore insists on it. */
+export async function copyImage(from: Host, to: Host): Promise<void> {
+  const idOf = async (host: Host) =>
+    (
+      await host.exec('podman', ['image', 'inspect', '--format', '{{.Id}}', IMAGE], { okExitCodes: [0, 125] })
+    ).stdout.trim();
+  if ((await idOf(from)) === (await idOf(to))) return;
+  await to.exec('podman', ['image', 'rm', '--force', '--ignore', IMAGE], { timeout_ms: LIMIT_MS });
+  const archive = '/srv/memhog-image.tar';
+  await from.exec('podman', ['image', 'save', '--quiet', '--output', archive, IMAGE], { timeout_ms: LIMIT_MS });
+  await sendFile(from, to, archive);
+  await to.exec('podman', ['image', 'load', '--quiet', '--input', archive], { timeout_ms: LIMIT_MS });
+  for (const host of [from, to]) await host.exec('rm', ['-f', archive]);
+}
+
+const COPY_PORT = 9009;
+
+/** A plain TCP copy over the lab's link: what ssh or rsync could at best do. */
+export async function sendFile(from: Host, to: Host, path: string): Promise<void> {
+  const abort = new AbortController();
+  const receiving = to.exec('sh', ['-c', `busybox nc -l -p ${COPY_PORT} > ${path}`], {
+    timeout_ms: LIMIT_MS,
+    signal: abort.signal,
+  });
+  const sent = send(from, to, path).catch((thrown: unknown) => {
+    abort.abort();
+    throw thrown;
+  });
+  await Promise.all([
+    sent,
+    receiving.catch((thrown: unknown) =>
+      sent.then(() => Promise.reject(thrown instanceof Error ? thrown : new Error(String(thrown)))),
+    ),
+  ]);
+}
+
+/** The sender tries until the receiver listens. */
+async function send(from: Host, to: Host, path: string): Promise<void> {
+  const script = `for i in $(seq 200); do busybox nc ${to.address} ${COPY_PORT} < ${path} && exit 0; sleep 0.01; done; exit 1`;
+  await from.exec('sh', ['-c', script], { timeout_ms: LIMIT_MS });
+}
+
+export async function removeMemhog(hosts: readonly Host[]): Promise<void> {
+  for (const host of hosts) {
+    await host.exec('podman', ['rm', '--force', '--ignore', '--time', '0', MEMHOG], { timeout_ms: LIMIT_MS });
+  }
+}
+
+/** memhog in a Podman container; it ticks once its memory is filled. */
+export async function startMemhog(host: Host, mib: number): Promise<void> {
+  await host.exec('podman', ['run', '--detach', '--name', MEMHOG, IMAGE, 'memhog', String(mib), '0', LOG], {
+    timeout_ms: LIMIT_MS,
+  });
+  await untilTicks(host, 300);
+}
+
+/** Waits until the log has grown by so many ticks. */
+export async function untilTicks(host: Host, more: number): Promise<void> {
+  const limit = Date.now() + LIMIT_MS;
+  const wanted = (await countTicks(host)) + more;
+  while ((await countTicks(host)) < wanted) {
+    if (Date.now() > limit) {
+      throw new UmsError('UMS_E_LAB', { message: `memhog does not tick on ${host.name}.`, fault: 'service' });
+    }
+    await delay(POLL_MS);
+  }
+}
+
+async function countTicks(host: Host): Promise<number> {
+  const script = `tail -n 1 ${LOG} 2>/dev/null || true`;
+  const { stdout } = await host.exec('podman', ['exec', MEMHOG, 'sh', '-c', script], { timeout_ms: LIMIT_MS });
+  return Number(/(\d+) \d+\.\d+/.exec(stdout)?.[1] ?? 0);
+}
+
+/** Asks memhog to check its memory, and reads its log. */
+export async function readMemhog(host: Host): Promise<TickLog> {
+  await host.exec('podman', ['kill', '--signal', 'USR1', MEMHOG], { timeout_ms: LIMIT_MS });
+  const limit = Date.now() + LIMIT_MS;
+  for (;;) {
+    const { stdout } = await host.exec('podman', ['exec', MEMHOG, 'cat', LOG], { timeout_ms: LIMIT_MS });
+    const log = parseTicks(stdout);
+    if (log.checksums_ok + log.checksums_bad > 0) return log;
+    if (Date.now() > limit) {
+      throw new UmsError('UMS_E_LAB', { message: 'memhog does not answer with its checksum.', fault: 'service' });
+    }
+    await delay(POLL_MS);
+  }
+}
