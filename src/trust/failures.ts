@@ -39,7 +39,7 @@ export function unpaired(message: string): UmsError {
   return new UmsError('UMS_E_PEER_UNPAIRED', {
     message,
     fault: 'user',
-    mend: 'Pair the two systems again: `ums pair` on one, `ums pair TOKEN` on the other.',
+    mend: 'Pair the two systems again: `ums pair invite` on one, `ums pair join TOKEN` on the other.',
   });
 }
 
@@ -47,7 +47,7 @@ export function expired(message: string): UmsError {
   return new UmsError('UMS_E_PEER_EXPIRED', {
     message,
     fault: 'user',
-    mend: 'Pair the two systems again: `ums pair` on one, `ums pair TOKEN` on the other.',
+    mend: 'Pair the two systems again: `ums pair invite` on one, `ums pair join TOKEN` on the other.',
   });
 }
 
@@ -79,6 +79,7 @@ export function asConnectionFailure(peer: string, thrown: unknown): UmsError {
   if (/ALERT_(CERTIFICATE|BAD_CERTIFICATE|UNKNOWN_CA)/.test(code)) {
     return unpaired(`${peer} does not accept the certificate of this system`);
   }
+  if (code.startsWith('HPE_')) return malformed(peer, 'a response that is not HTTP as ums speaks it', thrown.message);
   if (code.startsWith('ERR_SSL_'))
     return malformed(peer, 'something other than TLS 1.3 as ums speaks it', thrown.message);
   return unreachable(peer, thrown);

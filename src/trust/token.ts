@@ -26,7 +26,7 @@ export function badToken(message: string): UmsError {
   return new UmsError('UMS_E_PAIRING_TOKEN', {
     message,
     fault: 'user',
-    mend: 'Make a new token with `ums pair` on the other system and use it at once.',
+    mend: 'Make a new token with `ums pair invite` on the other system and use it before it expires.',
   });
 }
 

@@ -133,7 +133,7 @@ export class Trust {
       throw new UmsError('UMS_E_SYSTEM_UNKNOWN', {
         message: `No system named ${name} is paired with ${this.name}`,
         fault: 'user',
-        mend: 'See the paired systems with `ums systems`; pair another one with `ums pair`.',
+        mend: 'See the paired systems with `ums systems`; pair another one with `ums pair invite`.',
       });
     }
     if (peer.revoked_at !== null) throw revoked(`The pairing with ${name} was revoked on ${this.name}`);

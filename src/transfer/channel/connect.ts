@@ -41,6 +41,9 @@ export function tlsOptions(trust: Trust, peer: PeerRecord, protocol: string) {
 export function cancelled(signal: AbortSignal): UmsError {
   const reason: unknown = signal.reason;
   if (reason instanceof UmsError) return reason;
+  if (reason instanceof Error && reason.name === 'TimeoutError') {
+    return new UmsError('UMS_E_TIMEOUT', { message: 'The transfer took longer than its limit', fault: 'network' });
+  }
   if (reason instanceof Error && reason.name !== 'AbortError') return toUmsError(reason);
   return new UmsError('UMS_E_CANCELLED', { message: 'The transfer was cancelled', fault: 'user' });
 }
