@@ -1,9 +1,11 @@
 import type { Driver, DriverOptions, EngineName } from './contract.ts';
 import { createPodmanDriver } from './podman/index.ts';
+import { createRuncDriver } from './runc/index.ts';
 
 /** Every engine that ums knows, by name: a new one needs its folder and one line here. */
-const FACTORIES: Partial<Record<EngineName, (options: DriverOptions) => Driver>> = {
+const FACTORIES: Record<EngineName, (options: DriverOptions) => Driver> = {
   podman: createPodmanDriver,
+  runc: createRuncDriver,
 };
 
 export function createDrivers(options: DriverOptions): Map<EngineName, Driver> {

@@ -1,11 +1,8 @@
-import { stat } from 'node:fs/promises';
 import type { Finding } from '../contract.ts';
-import { isMissing } from '../oci/cgroup.ts';
-import { findingOf, portFindings } from '../oci/findings.ts';
+import { bindFindings, deviceFindings, findingOf, portFindings } from '../oci/findings.ts';
 import { findProgram } from '../oci/runtime.ts';
 import type { Mount, Specification } from '../specification.ts';
 import { inspectContainer, inspectVolume, networkExists, podmanVersion } from './cli.ts';
-import { entriesOf } from './create.ts';
 
 /** What stands against recreating the container here. Creates nothing. */
 export async function canCreate(specification: Specification): Promise<Finding[]> {
@@ -81,62 +78,5 @@ async function mountFindings(mount: Mount): Promise<Finding[]> {
     ];
   }
   if (mount.kind === 'tmpfs') return [];
-  const there = await exists(mount.source);
-  switch (mount.transfer) {
-    case 'expect':
-      if (there) return [];
-      return [
-        findingOf(
-          'error',
-          'mount.missing',
-          `${mount.source} does not exist here`,
-          `The service mounts it at ${mount.destination}.`,
-          'Make it, or migrate with --bind-mounts copy',
-        ),
-      ];
-    case 'copy':
-      if (!there || (await entriesOf(mount.source)).length === 0) return [];
-      return [
-        findingOf(
-          'error',
-          'mount.taken',
-          `${mount.source} exists here and is not empty`,
-          'The service’s copy of it would be mixed into it.',
-          'Empty or move it, or migrate with --bind-mounts expect',
-        ),
-      ];
-    case 'undecided':
-      return [
-        findingOf(
-          'error',
-          'mount.undecided',
-          `The service mounts the host’s ${mount.source}`,
-          'Only you know whether its content belongs to the service or to the host.',
-          'Say --bind-mounts copy to take it along, or --bind-mounts expect to use what is at the destination',
-        ),
-      ];
-  }
-}
-
-async function deviceFindings(path: string): Promise<Finding[]> {
-  if (await exists(path)) return [];
-  return [
-    findingOf(
-      'error',
-      'device.missing',
-      `There is no ${path} here`,
-      'The service uses the device.',
-      'Load its driver, or move to a system that has it',
-    ),
-  ];
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path);
-    return true;
-  } catch (error) {
-    if (isMissing(error)) return false;
-    throw error;
-  }
+  return await bindFindings(mount);
 }

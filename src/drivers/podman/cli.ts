@@ -95,10 +95,23 @@ export async function listContainers(): Promise<z.infer<typeof listedSchema>> {
 
 /** The container of exactly this id or name, or undefined. */
 export async function inspectContainer(reference: string): Promise<Inspect | undefined> {
-  if (!(await answersYes(['container', 'exists', reference]))) return undefined;
-  // 125: it went away between the two questions.
-  const text = await ask(['container', 'inspect', reference], [0, 125]);
-  return parse(inspectListSchema, text === '' ? '[]' : text, 'inspect')[0];
+  const { stdout, stderr, exitCode } = await run('podman', ['container', 'inspect', reference], {
+    timeout_ms: QUERY_TIMEOUT_MS,
+    okExitCodes: [0, 125],
+    pickLine: errorLine,
+  });
+  if (exitCode === 125) {
+    if (/no such container/i.test(stderr)) return undefined;
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `Podman could not say what ${reference} is: ${errorLine(stderr) ?? 'no reason given'}`,
+      fault: 'ums',
+      detail: stderr.slice(-4000),
+    });
+  }
+  // Podman takes an id's beginning for a name; only the whole of either will do here.
+  return parse(inspectListSchema, stdout, 'inspect').find(
+    (inspect) => inspect.Id === reference || inspect.Name === reference,
+  );
 }
 
 export async function inspectVolume(name: string): Promise<Volume | undefined> {

@@ -1,15 +1,17 @@
-import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { CreatedService, Tree } from '../contract.ts';
 import { isMissing, poll } from '../oci/cgroup.ts';
+import { entriesOf, exists, undoCopies } from '../oci/files.ts';
+import type { CreateRecords } from '../oci/records.ts';
 import type { Specification } from '../specification.ts';
 import { change, engineError, inspectContainer, inspectVolume, volumeUsers } from './cli.ts';
 import { createArguments } from './create-args.ts';
 import { writeHandle } from './handle.ts';
 import { imageReference } from './images.ts';
-import type { CreateRecord, CreateRecords } from './records.ts';
+import type { CreateRecord } from './records.ts';
 import type { Inspect } from './schema.ts';
 
 /** The runtime is part of the container for good: only runc can restore it. */
@@ -18,7 +20,7 @@ const CREATE_LIMIT_MS = 120_000;
 
 /** Creates the container, its volumes and the directories it binds; after a crash the same call finishes the work. */
 export async function createContainer(
-  records: CreateRecords,
+  records: CreateRecords<CreateRecord>,
   specification: Specification,
   key: string,
 ): Promise<CreatedService> {
@@ -46,7 +48,7 @@ export async function createContainer(
  * command never came to its end, what was made before it is taken back.
  */
 export async function findContainer(
-  records: CreateRecords,
+  records: CreateRecords<CreateRecord>,
   specification: Specification,
   key: string,
 ): Promise<CreatedService | undefined> {
@@ -95,9 +97,13 @@ async function runsNow(record: CreateRecord): Promise<boolean> {
   return false;
 }
 
-export async function undoRecord(records: CreateRecords, key: string, record: CreateRecord): Promise<void> {
+export async function undoRecord(
+  records: CreateRecords<CreateRecord>,
+  key: string,
+  record: CreateRecord,
+): Promise<void> {
   await removeVolumes(record.madeVolumes);
-  await emptyDirectories(record);
+  await undoCopies(record.copiedDirectories, record.madeDirectories);
   await records.remove(key);
 }
 
@@ -135,16 +141,6 @@ async function plan(specification: Specification): Promise<CreateRecord> {
     madeDirectories,
     copiedDirectories,
   };
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path);
-    return true;
-  } catch (error) {
-    if (isMissing(error)) return false;
-    throw error;
-  }
 }
 
 function directoryTaken(path: string): UmsError {
@@ -251,26 +247,5 @@ export async function removeVolumes(names: readonly string[]): Promise<void> {
   for (const name of names) {
     if ((await inspectVolume(name)) === undefined) continue;
     if ((await volumeUsers(name)).length === 0) await change(['volume', 'rm', name]);
-  }
-}
-
-/** Undoes the copying of bound directories: each was absent or empty before, and is so again. */
-async function emptyDirectories(record: CreateRecord): Promise<void> {
-  for (const path of record.copiedDirectories) {
-    if (record.madeDirectories.includes(path)) {
-      await rm(path, { recursive: true, force: true });
-      continue;
-    }
-    for (const name of await entriesOf(path)) await rm(join(path, name), { recursive: true, force: true });
-  }
-}
-
-/** Names in a directory; none when it is not there. */
-export async function entriesOf(path: string): Promise<string[]> {
-  try {
-    return await readdir(path);
-  } catch (error) {
-    if (isMissing(error)) return [];
-    throw error;
   }
 }

@@ -16,6 +16,7 @@ import type {
 import { type Freezer, freezerOf, isFrozen, isMissing, poll, processesOf, waitUntilUntraced } from '../oci/cgroup.ts';
 import { dumpFrozen } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
+import { CreateRecords } from '../oci/records.ts';
 import { findProgram, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
@@ -36,7 +37,7 @@ import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, importImage } from './images.ts';
 import { endFrozen } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
-import { CreateRecords } from './records.ts';
+import { type CreateRecord, createRecordSchema } from './records.ts';
 import { restoreContainer, saveLog } from './restore.ts';
 import { type Inspect, ociConfigSchema, type Volume } from './schema.ts';
 
@@ -47,11 +48,11 @@ const THAW_LIMIT_MS = 5000;
 export class PodmanDriver implements Driver {
   readonly engine = 'podman';
   readonly #area: RestoreArea;
-  readonly #records: CreateRecords;
+  readonly #records: CreateRecords<CreateRecord>;
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
-    this.#records = new CreateRecords(options.stateDir, 'podman');
+    this.#records = new CreateRecords(options.stateDir, 'podman', createRecordSchema);
   }
 
   async fingerprint(): Promise<EngineFingerprint> {

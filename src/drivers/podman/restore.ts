@@ -3,19 +3,19 @@ import { join } from 'node:path';
 import { criuFailure } from '#src/checkpoint/errors.ts';
 import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
 import type { RestoreRequest } from '../contract.ts';
-import { freezerOf, isFrozen, isFullyFrozen, isMissing, poll } from '../oci/cgroup.ts';
+import { isMissing } from '../oci/cgroup.ts';
+import { requireAllFrozen } from '../oci/frozen.ts';
 import { logOf } from '../oci/dump.ts';
+import { entriesOf } from '../oci/files.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
 import { requireProgram } from '../oci/runtime.ts';
 import { change, inspectContainer } from './cli.ts';
-import { entriesOf } from './create.ts';
 import type { Inspect } from './schema.ts';
 
 /** Bytes of the source's log that travel with the images; what is older stays at the source. */
 const LOG_LIMIT_BYTES = 16 * 1024 * 1024;
 /** The log's name among the images; it follows their naming, so that it travels and is checked as they are. */
 const LOG_IMAGE = 'podman-log.img';
-const FREEZE_LIMIT_MS = 5000;
 
 /** Puts the end of the container's log beside the images. */
 export async function saveLog(inspect: Inspect, imagesDir: string): Promise<void> {
@@ -119,13 +119,5 @@ export async function restoreContainer(inspect: Inspect, request: RestoreRequest
 
 async function requireFrozen(id: string, workDir: string): Promise<void> {
   const after = await inspectContainer(id);
-  const freezer = after === undefined || after.State.Pid === 0 ? undefined : await freezerOf(after.State.Pid);
-  if (freezer !== undefined && (await isFrozen(freezer))) {
-    if (await poll(() => isFullyFrozen(freezer), FREEZE_LIMIT_MS)) return;
-  }
-  throw criuFailure(
-    'UMS_E_RESTORE',
-    await logOf(workDir, 'restore.log'),
-    new UmsError('UMS_E_RESTORE', { message: 'the restored processes could not be kept frozen', fault: 'destination' }),
-  );
+  await requireAllFrozen(after?.State.Pid ?? 0, workDir);
 }

@@ -1,0 +1,40 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { criuFailure } from '#src/checkpoint/errors.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { type Freezer, freezerOf, isFrozen, isFullyFrozen, isMissing, poll } from './cgroup.ts';
+import { logOf } from './dump.ts';
+
+const FREEZE_LIMIT_MS = 5000;
+
+/** Throws unless the processes around `pid` exist and stand still, every one. */
+export async function requireAllFrozen(pid: number, workDir: string): Promise<void> {
+  const freezer = pid === 0 ? undefined : await freezerOf(pid);
+  if (freezer !== undefined && (await isFrozen(freezer))) {
+    if (await poll(() => isFullyFrozen(freezer), FREEZE_LIMIT_MS)) return;
+  }
+  throw criuFailure(
+    'UMS_E_RESTORE',
+    await logOf(workDir, 'restore.log'),
+    new UmsError('UMS_E_RESTORE', { message: 'the restored processes could not be kept frozen', fault: 'destination' }),
+  );
+}
+
+/** Ends frozen processes without one more instruction of theirs: the kernel kills frozen tasks where they stand. */
+export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<void> {
+  if (freezer.version === 2) {
+    await writeFile(join(freezer.directory, 'cgroup.kill'), '1');
+    return;
+  }
+  // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
+  for (const pid of pids) kill(pid);
+  await writeFile(join(freezer.directory, 'freezer.state'), 'THAWED');
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+  }
+}

@@ -1,0 +1,359 @@
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { criuFailure } from '#src/checkpoint/errors.ts';
+import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
+import type {
+  CheckpointRequest,
+  CreatedService,
+  Driver,
+  DriverOptions,
+  EngineFingerprint,
+  Finding,
+  RestoreRequest,
+  ServiceDescription,
+  ServiceState,
+  ServiceSummary,
+} from '../contract.ts';
+import { freezerOf, isFrozen, poll, processesOf, waitUntilUntraced } from '../oci/cgroup.ts';
+import { dumpFrozen, logOf } from '../oci/dump.ts';
+import { exists } from '../oci/files.ts';
+import { killFrozen, requireAllFrozen } from '../oci/frozen.ts';
+import { CreateRecords } from '../oci/records.ts';
+import { RestoreArea } from '../oci/restore-area.ts';
+import { requireProgram, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import type { Specification } from '../specification.ts';
+import { canCreate, createBundle, findBundle, isMountPoint, removeBundle, undoBundle, unmark } from './bundle.ts';
+import { changeRunc, listBundles, runcState, runPiped } from './cli.ts';
+import { logPath, networkPath, parseConfig, refuseUnmovable, rootfsOf, specificationOf, treesOf } from './describe.ts';
+import { type CreateRecord, createRecordSchema, descriptorsSchema, handleSchema, type RuncHandle } from './schema.ts';
+
+const UNTRACED_LIMIT_MS = 60_000;
+const THAW_LIMIT_MS = 5000;
+/** Milliseconds that a program has to end after SIGTERM, as engines give it. */
+const STOP_LIMIT_MS = 10_000;
+const KILL_LIMIT_MS = 20_000;
+const START_LIMIT_MS = 60_000;
+
+export class RuncDriver implements Driver {
+  readonly engine = 'runc';
+  readonly #area: RestoreArea;
+  readonly #records: CreateRecords<CreateRecord>;
+
+  constructor(options: DriverOptions) {
+    this.#area = new RestoreArea(options.runDir);
+    this.#records = new CreateRecords(options.stateDir, 'runc', createRecordSchema);
+  }
+
+  async fingerprint(): Promise<EngineFingerprint> {
+    const version = await runcVersion();
+    if (version !== undefined)
+      return { engine: this.engine, available: true, version: version.slice(5), runtime: version };
+    return {
+      engine: this.engine,
+      available: false,
+      problem: 'runc is not installed',
+      mend: 'apt install runc',
+      version: '',
+      runtime: '',
+    };
+  }
+
+  async list(): Promise<ServiceSummary[]> {
+    const summaries: ServiceSummary[] = [];
+    for (const each of await listBundles()) {
+      summaries.push({
+        engine: this.engine,
+        id: each.id,
+        name: each.id,
+        state: await this.#stateOf(each.id, each.status, each.pid),
+        image: each.bundle,
+        pid: each.status === 'stopped' ? 0 : each.pid,
+        ports: [],
+        created_at: each.created,
+      });
+    }
+    return summaries;
+  }
+
+  async describe(reference: string): Promise<ServiceDescription> {
+    const all = await listBundles();
+    const matches = all.filter((each) => reference !== '' && each.id.startsWith(reference));
+    const exact = matches.find((each) => each.id === reference) ?? (matches.length === 1 ? matches[0] : undefined);
+    if (exact === undefined)
+      throw unknown(
+        reference,
+        matches.map((each) => each.id),
+      );
+    const summary = (await this.list()).find((each) => each.id === exact.id);
+    if (summary === undefined) throw unknown(reference, []);
+    const configText = await readFile(join(exact.bundle, 'config.json'), 'utf8');
+    const specification = specificationOf(exact.id, exact.bundle, configText);
+    const config = parseConfig(configText, exact.bundle);
+    refuseUnmovable(specification, config);
+    const handle: RuncHandle = { v: 1, engine: 'runc', id: exact.id, bundle: exact.bundle };
+    const losses = ['its output, if it is a pipe, goes to ums-output.log in the bundle at the destination'];
+    const rootfs = rootfsOf(config, exact.bundle);
+    if (await isMountPoint(rootfs)) {
+      losses.push(
+        `${rootfs} is a mount: it becomes a plain directory there, and stays here when the service has moved`,
+      );
+    }
+    if (networkPath(config) !== undefined) losses.push('connections that are open are closed');
+    return {
+      summary,
+      specification,
+      handle: JSON.stringify(handle),
+      trees: treesOf(config, exact.bundle, () => true),
+      losses,
+    };
+  }
+
+  async state(handle: string): Promise<ServiceState> {
+    const known = readHandle(handle);
+    const state = await runcState(known.id);
+    if (state !== undefined) return await this.#stateOf(known.id, state.status, state.pid);
+    if (!(await exists(join(known.bundle, 'config.json')))) return 'absent';
+    // A bundle without processes: made for a migration that has not brought them yet, or left by a host that went down.
+    const record = known.key === undefined ? undefined : await this.#records.read(known.key);
+    return record === undefined ? 'stopped' : 'created';
+  }
+
+  async #stateOf(id: string, status: string, pid: number): Promise<ServiceState> {
+    if (status === 'stopped') return 'stopped';
+    if (status === 'created') return 'created';
+    const freezer = await freezerOf(pid);
+    if (freezer === undefined) return 'stopped';
+    if (!(await isFrozen(freezer))) return 'running';
+    return (await this.#area.exists(id)) ? 'restored' : 'frozen';
+  }
+
+  async processes(handle: string): Promise<number[]> {
+    const state = await runcState(readHandle(handle).id);
+    const freezer = state === undefined || state.pid === 0 ? undefined : await freezerOf(state.pid);
+    return freezer === undefined ? [] : await processesOf(freezer);
+  }
+
+  async address(handle: string): Promise<string | undefined> {
+    const { bundle } = readHandle(handle);
+    const config = parseConfig(await readFile(join(bundle, 'config.json'), 'utf8'), bundle);
+    return config.linux.namespaces.some((namespace) => namespace.type === 'network') ? undefined : '127.0.0.1';
+  }
+
+  canCreate(specification: Specification): Promise<Finding[]> {
+    return canCreate(specification);
+  }
+
+  /** A bundle has no image: its root file system travels as a tree. */
+  hasImage(): Promise<boolean> {
+    return Promise.resolve(true);
+  }
+
+  exportImage(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  importImage(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  create(specification: Specification, key: string): Promise<CreatedService> {
+    return createBundle(this.#records, specification, key);
+  }
+
+  findCreated(specification: Specification, key: string): Promise<CreatedService | undefined> {
+    return findBundle(this.#records, specification, key);
+  }
+
+  async freeze(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'frozen') return;
+    if (state !== 'running') throw notRunning(id, state);
+    await changeRunc(['pause', id], `freeze ${id}`);
+  }
+
+  async thaw(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'running') return;
+    if (state !== 'frozen') throw notRunning(id, state);
+    await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
+    await changeRunc(['resume', id], `thaw ${id}`);
+  }
+
+  async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state !== 'frozen') throw notRunning(id, state);
+    await dumpFrozen(RUNC_ROOT, id, request);
+  }
+
+  async restore(handle: string, request: RestoreRequest): Promise<void> {
+    const { id, bundle } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'restored') return;
+    if (state !== 'created') throw notRunning(id, state);
+    const config = parseConfig(await readFile(join(bundle, 'config.json'), 'utf8'), bundle);
+    const network = config.linux.namespaces.find((namespace) => namespace.type === 'network');
+    await this.#area.prepare({
+      id,
+      runc: await requireProgram('runc'),
+      imagesDir: request.imagesDir,
+      workDir: request.workDir,
+      ownNetwork: network !== undefined && networkPath(config) === undefined,
+    });
+    await mkdir(request.workDir, { recursive: true });
+    const log = join(request.workDir, 'runc.log');
+    const args = ['--root', RUNC_ROOT, '--log', log, 'create', '--bundle', bundle, id];
+    try {
+      await this.#launch(this.#area.wrapper(id), args, bundle, request);
+    } catch (error) {
+      if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
+      const cause = new UmsError('UMS_E_CHILD', {
+        message: toUmsError(error).message,
+        fault: 'ums',
+        detail: (await logOf(request.workDir, 'runc.log')).slice(-4000),
+      });
+      throw criuFailure('UMS_E_RESTORE', await logOf(request.workDir, 'restore.log'), cause);
+    }
+    await requireAllFrozen((await runcState(id))?.pid ?? 0, request.workDir);
+  }
+
+  async #launch(command: string, args: readonly string[], bundle: string, request: RestoreRequest): Promise<void> {
+    const text = await readFile(join(request.imagesDir, 'descriptors.json'), 'utf8');
+    const piped = descriptorsSchema.parse(JSON.parse(text)).some((target) => target.startsWith('pipe:'));
+    // Without pipes the descriptors were files inside the container or its /dev/null, which CRIU opens itself.
+    await runPiped(command, args, piped ? logPath(bundle) : '/dev/null', request.timeout_ms);
+  }
+
+  async resume(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'running') return;
+    if (state !== 'restored') throw notRunning(id, state);
+    await changeRunc(['resume', id], `let ${id} run`);
+    if (await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 20)) return;
+    throw new UmsError('UMS_E_RESTORE', {
+      message: `${id} was let go but does not run`,
+      fault: 'destination',
+      mend: `See runc state ${id}.`,
+    });
+  }
+
+  async remove(handle: string, options: { volumes: boolean }): Promise<void> {
+    const known = readHandle(handle);
+    const record = known.key === undefined ? undefined : await this.#records.read(known.key);
+    await this.#delete(handle);
+    await this.#area.remove(known.id);
+    if (known.key !== undefined && record !== undefined) await undoBundle(this.#records, known.key, record);
+    else if (options.volumes) await removeBundle(known.bundle);
+  }
+
+  /** Takes the container out of runc's list, without a frozen one running again. */
+  async #delete(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await runcState(id);
+    if (state === undefined) return;
+    await this.#kill(handle, state.pid);
+    await changeRunc(['delete', '--force', id], `delete ${id}`);
+  }
+
+  async #kill(handle: string, pid: number): Promise<void> {
+    const pids = await this.processes(handle);
+    await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
+    const freezer = pid === 0 ? undefined : await freezerOf(pid);
+    if (freezer !== undefined && (await isFrozen(freezer))) await killFrozen(freezer, pids);
+    const { id } = readHandle(handle);
+    if (freezer === undefined || (await runcState(id))?.status === 'stopped') return;
+    await changeRunc(['kill', id, 'KILL'], `kill ${id}`).catch(async (error: unknown) => {
+      const status = (await runcState(id))?.status;
+      if (status !== undefined && status !== 'stopped') throw error;
+    });
+    await poll(async () => ((await runcState(id))?.status ?? 'stopped') === 'stopped', KILL_LIMIT_MS, 20);
+  }
+
+  async discard(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'stopped') return;
+    if (state !== 'frozen') throw notRunning(id, state);
+    await this.#kill(handle, (await runcState(id))?.pid ?? 0);
+  }
+
+  async settle(handle: string): Promise<void> {
+    const known = readHandle(handle);
+    // Nobody holds the override's path here, so nothing of it needs to stay.
+    await this.#area.remove(known.id);
+    if (known.key === undefined) return;
+    await unmark(known.bundle);
+    await this.#records.remove(known.key);
+  }
+
+  startFresh(handle: string): Promise<void> {
+    return this.start(handle);
+  }
+
+  async stop(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'stopped' || state === 'created') return;
+    if (state !== 'running') throw notRunning(id, state);
+    await changeRunc(['kill', id, 'TERM'], `stop ${id}`);
+    const stopped = async () => (await this.state(handle)) === 'stopped';
+    if (await poll(stopped, STOP_LIMIT_MS, 50)) return;
+    await this.#kill(handle, (await runcState(id))?.pid ?? 0);
+  }
+
+  async start(handle: string): Promise<void> {
+    const { id, bundle } = readHandle(handle);
+    if ((await this.state(handle)) === 'running') return;
+    if ((await runcState(id)) !== undefined) await changeRunc(['delete', id], `clean up ${id}`);
+    const runc = await requireProgram('runc');
+    await runPiped(
+      runc,
+      ['--root', RUNC_ROOT, 'run', '--detach', '--bundle', bundle, id],
+      logPath(bundle),
+      START_LIMIT_MS,
+    );
+  }
+}
+
+export function createRuncDriver(options: DriverOptions): Driver {
+  return new RuncDriver(options);
+}
+
+function readHandle(text: string): RuncHandle {
+  try {
+    return handleSchema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new UmsError('UMS_E_INTERNAL', {
+      message: 'The journal holds a runc handle that this version cannot read',
+      fault: 'ums',
+      detail: text.slice(0, 1000),
+      cause: error,
+    });
+  }
+}
+
+function unknown(reference: string, candidates: readonly string[]): UmsError {
+  if (candidates.length > 1) {
+    return new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
+      message: `${reference} fits ${candidates.length} runc containers`,
+      fault: 'user',
+      mend: `Use more of the id: ${candidates.slice(0, 5).join(', ')}`,
+    });
+  }
+  return new UmsError('UMS_E_SERVICE_UNKNOWN', {
+    message: `runc has no container ${reference} that is not another engine's`,
+    fault: 'user',
+    mend: 'See `ums ls` for what runs here.',
+  });
+}
+
+function notRunning(id: string, state: ServiceState): UmsError {
+  return new UmsError(state === 'stopped' || state === 'absent' ? 'UMS_E_SERVICE_GONE' : 'UMS_E_SERVICE_NOT_RUNNING', {
+    message: `${id} is ${state}, so this cannot be done with it`,
+    fault: 'service',
+    mend: `Start it and try again.`,
+  });
+}
