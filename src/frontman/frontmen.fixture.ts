@@ -142,6 +142,10 @@ export class LineService {
     this.#server = createServer((socket) => this.#serve(socket));
   }
 
+  get port(): number {
+    return portOf(this.#server);
+  }
+
   listen(port: number, host: string): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#server.once('error', reject);

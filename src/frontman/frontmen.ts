@@ -84,7 +84,7 @@ export class Frontmen {
           message: `The Frontman ${other.id} of ${other.service} already listens on ${other.listen.address}:${other.listen.port}.`,
           fault: 'user',
           state: 'No Frontman was made.',
-          mend: `Choose another port, or remove that one: ums frontman remove ${other.id}`,
+          mend: `Choose another port, or remove that one: ums frontman rm ${other.id}`,
         });
       }
     }
