@@ -1,5 +1,6 @@
 import { readdirSync, statSync } from 'node:fs';
 import { join as joinPath } from 'node:path';
+import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, type TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -147,6 +148,25 @@ describe('pairing', () => {
     expect((await failureOf(join(namesake.trust, token))).code).toBe('UMS_E_PAIRING_TOKEN');
     // The failed exchange gave the invitation back.
     await join((await system('gamma')).trust, token);
+  });
+
+  it('gives a name to only one of two systems that ask for it at once', async () => {
+    const alpha = await system('alpha');
+    const tokens = [await alpha.invitations.invite({ ttl_s: 60 }), await alpha.invitations.invite({ ttl_s: 60 })];
+    const rivals = [await system('beta'), await system('beta')];
+    const codes = await Promise.all(
+      rivals.map(async (rival, index) => (await failureOf(join(rival.trust, tokens[index]?.token ?? ''))).code),
+    );
+    await until(() => alpha.trust.peer('beta')?.confirmed_at !== null, 'the pairing is confirmed');
+    const winner = rivals.find((rival) => rival.trust.authorityPem === alpha.trust.livePeer('beta').authority_pem);
+    expect(winner).toBeDefined();
+    // A rival that believes to be paired, because it came in between, has a certificate that is worth nothing.
+    for (const rival of rivals.filter((one) => one !== winner)) {
+      const held = rival.trust.peer('alpha')?.client_certificate_pem;
+      if (held === undefined) continue;
+      expect(() => alpha.trust.identify(new X509Certificate(held))).toThrow(/revoked/);
+    }
+    expect(codes).toContain('none');
   });
 
   it('pairs anew after a revocation', async () => {

@@ -49,7 +49,7 @@ const issuedRow = z.object({
   issued_at: z.number(),
   expires_at: z.number(),
   used_at: z.number().nullable(),
-  /** From here on a newer certificate replaces this one. */
+  /** When a newer certificate was first used in its place. */
   superseded_at: z.number().nullable(),
   revoked_at: z.number().nullable(),
 });
@@ -128,23 +128,23 @@ export class TrustStore {
     return row === undefined ? undefined : issuedRow.parse(row);
   }
 
-  /** Records a new certificate for a peer; older ones stay good until `supersede_at` or the first use of the new one. */
-  addIssued(issued: Pick<IssuedRecord, 'serial' | 'peer' | 'issued_at' | 'expires_at'>, supersede_at: number): void {
-    this.#db
-      .prepare('UPDATE trust_issued SET superseded_at = ? WHERE peer = ? AND superseded_at IS NULL')
-      .run(supersede_at, issued.peer);
+  /** Records a new certificate for a peer; older ones stay good until its first use. */
+  addIssued(issued: Pick<IssuedRecord, 'serial' | 'peer' | 'issued_at' | 'expires_at'>): void {
     this.#db
       .prepare('INSERT INTO trust_issued (serial, peer, issued_at, expires_at) VALUES (?, ?, ?, ?)')
       .run(issued.serial, issued.peer, issued.issued_at, issued.expires_at);
   }
 
+  /** The first use of a certificate ends those that were issued to the same peer before it. */
   markUsed(issued: IssuedRecord, at: number): void {
     this.transaction(() => {
       this.#db.prepare('UPDATE trust_issued SET used_at = ? WHERE serial = ?').run(at, issued.serial);
-      if (issued.superseded_at !== null) return;
       this.#db
-        .prepare('UPDATE trust_issued SET superseded_at = ? WHERE peer = ? AND serial <> ? AND superseded_at > ?')
-        .run(at, issued.peer, issued.serial, at);
+        .prepare(
+          `UPDATE trust_issued SET superseded_at = ? WHERE peer = ? AND superseded_at IS NULL
+             AND rowid < (SELECT rowid FROM trust_issued WHERE serial = ?)`,
+        )
+        .run(at, issued.peer, issued.serial);
     });
   }
 

@@ -17,7 +17,7 @@ export interface TestTrust {
   close(): Promise<void>;
 }
 
-export interface TestTrustOptions extends Partial<Pick<TrustOptions, 'leafLife_ms' | 'rotationGrace_ms'>> {
+export interface TestTrustOptions extends Partial<Pick<TrustOptions, 'leafLife_ms'>> {
   readonly log?: Logger;
 }
 

@@ -25,8 +25,6 @@ import {
 export const peerNameSchema = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/);
 export const pemSchema = z.string().max(16_384);
 
-/** Longer than the time between two attempts, so that an answer lost on the way does not lock the peer out. */
-const ROTATION_GRACE_MS = DAY_MS;
 /** A pairing that the other side never confirmed is forgotten after this long. */
 const UNCONFIRMED_LIFE_MS = 3_600_000;
 const PEER_LIMIT = 1024;
@@ -42,7 +40,6 @@ export interface TrustOptions {
   readonly log: Logger;
   /** Life of a certificate issued to a peer; 90 days unless a test needs less. */
   readonly leafLife_ms?: number;
-  readonly rotationGrace_ms?: number;
 }
 
 export interface Credentials {
@@ -73,7 +70,6 @@ export class Trust {
   readonly #keys: KeyStore;
   readonly #audit: Logger;
   readonly #leafLife_ms: number;
-  readonly #grace_ms: number;
   readonly #revocation = new Set<(peer: string) => void>();
   readonly #clientKeys = new Map<string, string>();
   readonly #authority: Authority;
@@ -87,7 +83,6 @@ export class Trust {
     this.#keys = keys;
     this.#audit = options.log.child({ audit: true });
     this.#leafLife_ms = options.leafLife_ms ?? LEAF_LIFE_MS;
-    this.#grace_ms = options.rotationGrace_ms ?? ROTATION_GRACE_MS;
     this.#authority = authority;
     this.#server = server;
   }
@@ -162,7 +157,7 @@ export class Trust {
       throw revoked(`${this.name} has revoked the pairing with ${peer.name}`);
     }
     if (issued.expires_at <= now) throw expired(`The certificate of ${peer.name} expired`);
-    if (issued.superseded_at !== null && issued.superseded_at <= now) {
+    if (issued.superseded_at !== null) {
       throw expired(`The certificate of ${peer.name} was replaced by a newer one`);
     }
     if (issued.used_at === null) this.#store.markUsed(issued, now);
@@ -238,6 +233,12 @@ export class Trust {
       revoked_at: null,
     };
     this.#store.transaction(() => {
+      // Another exchange may have come first since the caller looked.
+      this.checkNewPeer(peer.name, new X509Certificate(peer.authorityPem));
+      // Whoever had this name before is another system, whose certificates must not speak for the new one.
+      if (before !== undefined && before.authority_pem !== peer.authorityPem) {
+        this.#store.revokeIssued(peer.name, now);
+      }
       this.#store.putPeer(record);
       this.#recordIssued(peer.name, peer.issued);
     });
@@ -313,10 +314,9 @@ export class Trust {
   }
 
   #recordIssued(peer: string, issued: X509Certificate): void {
-    const now = Date.now();
     const serial = issued.serialNumber.toLowerCase();
     const expires_at = issued.validToDate.getTime();
-    this.#store.addIssued({ serial, peer, issued_at: now, expires_at }, now + this.#grace_ms);
+    this.#store.addIssued({ serial, peer, issued_at: Date.now(), expires_at });
   }
 
   #forgetUnconfirmed(): void {

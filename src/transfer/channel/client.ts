@@ -41,6 +41,7 @@ export class PeerClient {
   readonly #log: Logger;
   readonly #idle_ms: number;
   readonly #sockets = new Map<string, Set<TLSSocket>>();
+  readonly #rotations = new Map<string, Promise<PeerRecord>>();
   readonly #agent: Agent;
   readonly #stopRevocation: () => void;
 
@@ -91,7 +92,15 @@ export class PeerClient {
   }
 
   /** Gets a new certificate from the peer, over a connection made with the old one. */
-  async rotate(peer: string): Promise<PeerRecord> {
+  rotate(peer: string): Promise<PeerRecord> {
+    const under = this.#rotations.get(peer);
+    if (under !== undefined) return under;
+    const rotation = this.#rotate(peer).finally(() => this.#rotations.delete(peer));
+    this.#rotations.set(peer, rotation);
+    return rotation;
+  }
+
+  async #rotate(peer: string): Promise<PeerRecord> {
     const schema = z.object({ certificate_pem: pemSchema });
     return this.#trust.rotate(peer, async (request_pem) => {
       const header = { kind: 'ums.rotate', request_pem };
