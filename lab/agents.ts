@@ -43,8 +43,11 @@ export async function startAgent(host: Host, options: StartAgentOptions = {}): P
   mkdirSync(dirname(host.logPath), { recursive: true });
   const log = openSync(host.logPath, 'a');
   const args = [
-    ...['--disable-warning=ExperimentalWarning', `/opt/ums/app/${AGENT_ENTRY}`],
-    ...['--name', host.name, '--peer-address', host.address, '--peer-port', '7440'],
+    '--disable-warning=ExperimentalWarning',
+    `/opt/ums/app/${AGENT_ENTRY}`,
+    `--name=${host.name}`,
+    `--peer-address=${host.address}`,
+    '--peer-port=7440',
     ...(options.faultInjection === true ? ['--fault-injection'] : []),
     ...(options.args ?? []),
   ];

@@ -18,6 +18,8 @@ import { hostAddress } from './names.ts';
 const BOOT_LIMIT_MS = 30_000;
 const POLL_MS = 5;
 const HOST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ums/node/bin';
+const IMAGES = '/opt/images';
+const IMAGE_PATH = '/usr/local/bin:/usr/bin:/bin';
 const DISK = ['upper', 'work', 'root', 'containers', 'ums', 'srv', 'api', 'log'] as const;
 
 export interface HostSettings {
@@ -133,9 +135,14 @@ export class Host {
       this.#settings.enter,
       [
         ...(options.detach === true ? ['--detach'] : []),
-        ...['--cgroup', group, '--cwd', options.cwd ?? '/root'],
+        '--cgroup',
+        group,
+        '--cwd',
+        options.cwd ?? '/root',
         ...Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
-        ...[String(pid), program, ...args],
+        String(pid),
+        program,
+        ...args,
       ],
     ];
   }
@@ -159,6 +166,28 @@ export class Host {
     const { stdio, ...rest } = options;
     const [enter, enterArgs] = this.command(program, args, rest);
     return spawn(enter, enterArgs, { stdio: stdio ?? 'pipe' });
+  }
+
+  /** Names of the images that lie ready on every host. */
+  async preparedImages(): Promise<string[]> {
+    const { stdout } = await this.exec('ls', [IMAGES]);
+    return stdout.split('\n').flatMap((file) => (file.endsWith('.tar') ? [file.slice(0, -'.tar'.length)] : []));
+  }
+
+  /** Imports a prepared image into this host's Podman, if it is not there. */
+  async importImage(name: string): Promise<string> {
+    const image = `localhost/${name}:latest`;
+    const there = await this.exec('podman', ['image', 'exists', image], { okExitCodes: [0, 1] });
+    if (there.exitCode === 0) return image;
+    if (!(await this.preparedImages()).includes(name)) {
+      throw new UmsError('UMS_E_USAGE', {
+        message: `No image ${name} is prepared`,
+        fault: 'user',
+        mend: `There are: ${(await this.preparedImages()).join(', ')}`,
+      });
+    }
+    await this.exec('podman', ['import', '--change', `ENV PATH=${IMAGE_PATH}`, `${IMAGES}/${name}.tar`, image]);
+    return image;
   }
 
   /** Processes of the host, the machine's numbers. */

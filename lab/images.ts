@@ -52,41 +52,10 @@ function makeTree(work: string, base: string, name: string): string {
 }
 
 const APPLETS = [
-  ...['sh', 'ls', 'cat', 'echo', 'sleep', 'tail', 'head', 'kill', 'ps', 'mkdir', 'rm', 'cp', 'mv', 'ln', 'date', 'env'],
-  ...[
-    'touch',
-    'stat',
-    'grep',
-    'sed',
-    'awk',
-    'wc',
-    'id',
-    'mount',
-    'df',
-    'du',
-    'dd',
-    'sync',
-    'true',
-    'false',
-    'test',
-    'ip',
-  ],
-  ...[
-    'nc',
-    'wget',
-    'hostname',
-    'seq',
-    'sort',
-    'uniq',
-    'sha256sum',
-    'md5sum',
-    'mkfifo',
-    'chmod',
-    'chown',
-    'find',
-    'httpd',
-  ],
-];
+  'sh ls cat echo sleep tail head kill ps mkdir rm cp mv ln date env touch stat',
+  'grep sed awk wc id mount df du dd sync true false test ip nc wget hostname seq',
+  'sort uniq sha256sum md5sum mkfifo chmod chown find httpd',
+].flatMap((row) => row.split(' '));
 
 /** Copies a program of the base with the libraries that its loader names. */
 async function copyProgram(base: string, root: string, program: string): Promise<void> {

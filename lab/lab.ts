@@ -1,26 +1,8 @@
-import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, realpathSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { spawn } from 'node:child_process';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
-import {
-  agentExists,
-  agentPids,
-  killAgent,
-  pairAgents,
-  type StartAgentOptions,
-  startAgent,
-  stopAgent,
-} from './agents.ts';
-import {
-  cgroup2Root,
-  handDownControllers,
-  killCgroup,
-  makeCgroup,
-  processesIn,
-  readOrEmpty,
-  removeCgroup,
-} from './cgroup.ts';
+import { agentExists, killAgent, pairAgents, type StartAgentOptions, startAgent, stopAgent } from './agents.ts';
+import { cgroup2Root, killCgroup, removeCgroup } from './cgroup.ts';
 import { removeContexts, writeContexts } from './contexts.ts';
 import { Host } from './host.ts';
 import { withLock } from './lock.ts';
@@ -34,17 +16,21 @@ import {
   OUTSIDE,
   OUTSIDE_MAC,
 } from './names.ts';
-import { applyCuts, type Cut, cutRules, plugIn, setUpSwitch, unplug } from './network.ts';
+import { applyCuts, type Cut, cutRules, plugIn, unplug } from './network.ts';
 import { raisePipeLimit, restorePipeLimit } from './pipes.ts';
 import { installPrerequisites } from './prerequisites.ts';
 import { buildRootFileSystem, lowerDirs } from './rootfs.ts';
 import { type Say, saySilently } from './say.ts';
-import { type LabState, PERFECT_LINK, readState, writeState } from './state.ts';
+import { type LabState, type Link, PERFECT_LINK, readState, writeState } from './state.ts';
+import { hostStatus, type LabStatus } from './status.ts';
+import { removeTree } from './trees.ts';
+import { applyLink, startWire, type Wire, wireKeeper } from './wiring.ts';
+import { type LinkRequest, measureLink, type Measurement, parseRate } from './links.ts';
 
 export const DEFAULT_HOSTS = ['alpha', 'beta'] as const;
 const LOCK_LIMIT_S = 600;
-const WIRE_LIMIT_MS = 5000;
-const POLL_MS = 5;
+/** Marks a directory as the lab's own, to be removed with it. */
+const MARKER = '.made-by-ums-lab';
 const CHECKOUT = resolve(import.meta.dirname, '..');
 
 export interface UpOptions {
@@ -83,7 +69,7 @@ export class Lab {
 
   /** The process that keeps the wire's network namespace. */
   get wirePid(): number | undefined {
-    return processesIn(join(this.cgroup, 'wire')).find((pid) => readOrEmpty(`/proc/${pid}/comm`).trim() === 'sleep');
+    return wireKeeper(join(this.cgroup, 'wire'));
   }
 
   get hosts(): Host[] {
@@ -101,11 +87,32 @@ export class Lab {
     });
   }
 
+  /**
+   * The command line that runs a program on a host, or "outside": in the lab's network at 10.77.0.254, with the machine's
+   * own files, as clients of a service would run.
+   */
+  command(
+    place: string,
+    program: string,
+    args: readonly string[],
+    options: { env?: Record<string, string> } = {},
+  ): [string, string[]] {
+    if (place !== OUTSIDE) return this.host(place).command(program, args, options);
+    const script = 'echo 0 >"$1/cgroup.procs"; shift; exec nsenter "$@"';
+    const env = Object.entries(options.env ?? {}).map(([name, value]) => `${name}=${value}`);
+    const group = join(this.cgroup, 'wire');
+    return [
+      '/bin/sh',
+      ['-ec', script, 'sh', group, `--net=/proc/${this.#wireOrThrow()}/ns/net`, '--', 'env', ...env, program, ...args],
+    ];
+  }
+
   async up(options: UpOptions = {}): Promise<Host[]> {
     checkHostNames(options.hosts ?? []);
     await installPrerequisites(this.#say);
     const root = await buildRootFileSystem(this.#say);
     await this.#locked(async () => {
+      this.#makeDirectory();
       const before = this.#state();
       if (before !== undefined && before.root.base + before.root.work !== root.base + root.work) {
         this.#say('The lab keeps the root file system it was made with; for the newer one: ./ums lab down, then up');
@@ -115,7 +122,8 @@ export class Lab {
       state.root.tools = root.tools;
       addHosts(state, options.hosts ?? (before === undefined ? DEFAULT_HOSTS : []));
       writeState(this.paths.state, state);
-      await this.#startWire();
+      raisePipeLimit(this.paths.base);
+      await startWire(this.#wire(state));
       for (const host of this.hosts) if (!host.running) await this.#bootHost(host);
       await this.#applyNetwork();
     });
@@ -165,6 +173,29 @@ export class Lab {
     return this.host(name);
   }
 
+  /** Sets the parts of the link that are given and leaves the others as they are. */
+  async setLink(request: LinkRequest): Promise<Link> {
+    const state = this.#stateOrThrow();
+    const link: Link = {
+      rate_bps: request.rate === undefined ? state.link.rate_bps : parseRate(request.rate),
+      delay_ms: request.delay_ms ?? state.link.delay_ms,
+      loss_percent: request.loss_percent ?? state.link.loss_percent,
+    };
+    await this.#locked(async () => {
+      writeState(this.paths.state, { ...this.#stateOrThrow(), link });
+      await this.#applyNetwork();
+    });
+    return link;
+  }
+
+  /** Sets the link and measures what came of it between the first two running hosts. */
+  async link(request: LinkRequest = {}): Promise<Measurement> {
+    const link = await this.setLink(request);
+    const [from, to] = this.hosts.filter((host) => host.running);
+    if (from !== undefined && to !== undefined) return measureLink(from, to, link);
+    throw new UmsError('UMS_E_LAB', { message: 'A link needs two running hosts', fault: 'user', mend: './ums lab up' });
+  }
+
   /** Nothing passes from a to b any more, nor back unless `oneWay`. */
   async partition(a: string, b: string, options: { oneWay?: boolean } = {}): Promise<void> {
     for (const place of [a, b]) if (place !== OUTSIDE) this.host(place);
@@ -191,10 +222,34 @@ export class Lab {
       await killCgroup(this.cgroup);
       await removeCgroup(this.cgroup);
       removeContexts(this.name, this.paths, this.#hostNamesOnDisk());
-      rmSync(this.paths.root, { recursive: true, force: true });
+      await this.#removeDisks();
+      restorePipeLimit(this.paths.base);
     });
-    rmSync(this.paths.lock, { force: true });
-    restorePipeLimit(this.paths.base);
+  }
+
+  /** Only what the lab made itself: UMS_LAB_DIR and UMS_LAB may together name any directory. */
+  async #removeDisks(): Promise<void> {
+    if (!existsSync(this.paths.root)) return;
+    if (existsSync(join(this.paths.root, MARKER))) return removeTree(this.paths.root);
+    throw new UmsError('UMS_E_LAB', {
+      message: `${this.paths.root} was not made by the lab`,
+      fault: 'user',
+      state: 'Its processes and network are gone; the directory was left alone.',
+      mend: 'Check UMS_LAB_DIR and UMS_LAB. If it is the rest of an old lab, remove it by hand.',
+    });
+  }
+
+  #makeDirectory(): void {
+    if (existsSync(join(this.paths.root, MARKER))) return;
+    if (existsSync(this.paths.root) && readdirSync(this.paths.root).length > 0) {
+      throw new UmsError('UMS_E_LAB', {
+        message: `${this.paths.root} is not empty and was not made by the lab`,
+        fault: 'user',
+        mend: 'Choose another UMS_LAB_DIR or UMS_LAB.',
+      });
+    }
+    mkdirSync(this.paths.root, { recursive: true });
+    writeFileSync(join(this.paths.root, MARKER), 'Made by `ums lab up`; removed by `ums lab down`.\n');
   }
 
   #hostNamesOnDisk(): string[] {
@@ -244,28 +299,15 @@ export class Lab {
     });
   }
 
-  async #startWire(): Promise<void> {
-    if (this.wirePid !== undefined) return;
-    const group = join(this.cgroup, 'wire');
-    makeCgroup(group);
-    handDownControllers(this.cgroup);
-    raisePipeLimit(this.paths.base);
-    const script = 'echo 0 >"$1/cgroup.procs"; exec unshare --net sleep infinity';
-    const child = spawn('sh', ['-ec', script, 'sh', group], { detached: true, stdio: 'ignore' });
-    child.unref();
-    const limit = Date.now() + WIRE_LIMIT_MS;
-    for (let pid = this.wirePid; ; pid = this.wirePid) {
-      if (pid !== undefined) return setUpSwitch(pid);
-      if (Date.now() > limit || child.exitCode !== null) throw new Error('the wire did not start');
-      await sleep(POLL_MS);
-    }
-  }
-
   async #bootHost(host: Host): Promise<void> {
     const pid = await host.boot();
     await plugIn(this.#wireOrThrow(), { name: host.name, number: host.number, pid });
     const running = this.hosts.filter((other) => other.running);
     for (const other of running) other.writeFile('/etc/hosts', hostsFile(this.hosts));
+  }
+
+  #wire(state: LabState): Wire {
+    return { cgroup: join(this.cgroup, 'wire'), tools: state.root.tools, log: join(this.paths.wire, 'wire.log') };
   }
 
   #wireOrThrow(): number {
@@ -285,6 +327,12 @@ export class Lab {
     const plugged = this.hosts.filter((host) => host.running);
     const macOf = (place: string): string => (place === OUTSIDE ? OUTSIDE_MAC : hostMac(this.host(place).number));
     await applyCuts(wire, cutRules(state.cuts, macOf, [OUTSIDE, ...plugged.map((host) => host.name)]));
+    await applyLink(
+      this.#wire(state),
+      wire,
+      plugged.flatMap((host) => (host.pid === undefined ? [] : [{ host, pid: host.pid }])),
+      state.link,
+    );
     const left = writeContexts(this.name, this.paths, this.hosts);
     for (const name of left) this.#say(`The context ${name} leads elsewhere and was left alone`);
   }
@@ -300,37 +348,9 @@ export class Lab {
       config: this.paths.config,
       link: state?.link ?? PERFECT_LINK,
       cuts: state?.cuts ?? [],
-      hosts: hosts.map((host) => ({
-        name: host.name,
-        address: host.address,
-        running: host.running,
-        pid: host.pid ?? null,
-        agent_pid: agentPids(host)[0] ?? null,
-        processes: host.processes().length,
-        socket: host.socketPath,
-        log: host.logPath,
-      })),
+      hosts: hosts.map(hostStatus),
     };
   }
-}
-
-export interface LabStatus {
-  name: string;
-  up: boolean;
-  directory: string;
-  config: string;
-  link: LabState['link'];
-  cuts: Cut[];
-  hosts: {
-    name: string;
-    address: string;
-    running: boolean;
-    pid: number | null;
-    agent_pid: number | null;
-    processes: number;
-    socket: string;
-    log: string;
-  }[];
 }
 
 function addHosts(state: LabState, names: readonly string[]): void {

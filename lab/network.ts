@@ -1,6 +1,4 @@
-import { existsSync } from 'node:fs';
 import { run } from '#src/telemetry/exec.ts';
-import { UmsError } from '#src/telemetry/errors.ts';
 import {
   hostAddress,
   hostMac,
@@ -26,14 +24,16 @@ export async function inNetwork(
   args: readonly string[],
   input?: string,
 ): Promise<string> {
-  const result = await run('nsenter', [`--net=/proc/${pid}/ns/net`, '--', command, ...args], {
-    ...(input === undefined ? {} : { input }),
-  });
+  const result = await run(
+    'nsenter',
+    [`--net=/proc/${pid}/ns/net`, '--', command, ...args],
+    input === undefined ? {} : { input },
+  );
   return result.stdout;
 }
 
 /** Several `ip` commands in one process. */
-async function ipBatch(pid: number, lines: readonly string[]): Promise<void> {
+export async function ipBatch(pid: number, lines: readonly string[]): Promise<void> {
   await inNetwork(pid, 'ip', ['-batch', '-'], `${lines.join('\n')}\n`);
 }
 
@@ -97,7 +97,5 @@ export function cutRules(cuts: readonly Cut[], macOf: (place: string) => string,
  * them, and frames that were under way when the cut came are cut too.
  */
 export async function applyCuts(wirePid: number, rules: string): Promise<void> {
-  if (!existsSync('/usr/sbin/nft'))
-    throw new UmsError('UMS_E_PREREQUISITE', { message: 'nft is missing', fault: 'user', mend: 'Run `ums lab up`.' });
   await inNetwork(wirePid, 'nft', ['-f', '-'], rules);
 }

@@ -8,6 +8,7 @@ import { withLock } from './lock.ts';
 import { debianMirror } from './mirror.ts';
 import { cacheDir } from './names.ts';
 import type { Say } from './say.ts';
+import { removeTree } from './trees.ts';
 
 /**
  * The root file system of the test hosts, built once and kept in the cache in two layers: `base` is Debian's packages
@@ -19,10 +20,10 @@ const SUITE = 'trixie';
 /** CRIU 4.2.1: Debian 13's 4.1.1 cannot dump an internet socket on kernels that refuse SO_PASSCRED for one. */
 const FROM_TESTING = ['criu', 'libcriu2', 'libcompel1', 'libnet9', 'libnl-3-200'];
 const PACKAGES = [
-  ...['criu', 'runc', 'podman', 'netavark', 'aardvark-dns', 'tini', 'redis-server', 'busybox-static'],
-  ...['nftables', 'iptables', 'iproute2', 'iputils-ping', 'iperf3', 'procps', 'kmod', 'curl'],
-  ...['acl', 'attr', 'rsync', 'openssh-client', 'openssh-server', 'openssl', 'ca-certificates', 'python3-minimal'],
-];
+  'criu runc podman netavark aardvark-dns tini redis-server busybox-static',
+  'nftables iptables iproute2 iputils-ping iperf3 procps kmod curl',
+  'acl attr rsync openssh-client openssh-server openssl ca-certificates python3-minimal',
+].flatMap((row) => row.split(' '));
 const BASE_RECIPE_VERSION = 1;
 const WORK_RECIPE_VERSION = 1;
 const BUILD_LIMIT_MS = 900_000;
@@ -83,7 +84,7 @@ export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
 async function complete(path: string, build: (temporary: string) => Promise<void>): Promise<void> {
   if (existsSync(path)) return;
   const temporary = `${path}.incomplete`;
-  rmSync(temporary, { recursive: true, force: true });
+  await removeTree(temporary);
   mkdirSync(temporary);
   await build(temporary);
   renameSync(temporary, path);
@@ -98,12 +99,19 @@ async function buildBase(path: string, say: Say): Promise<void> {
     `Package: *\nPin: release a=testing\nPin-Priority: 100\n\nPackage: ${FROM_TESTING.join(' ')}\nPin: release a=testing\nPin-Priority: 990\n`,
   );
   const args = [
-    ...['--variant=minbase', '--quiet', `--include=${PACKAGES.join(',')}`],
+    '--variant=minbase',
+    '--quiet',
+    `--include=${PACKAGES.join(',')}`,
     `--setup-hook=mkdir -p "$1"/etc/apt/preferences.d && cp ${preferences} "$1"/etc/apt/preferences.d/testing`,
-    ...['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'],
-    ...['--dpkgopt=path-exclude=/usr/share/doc/*', '--dpkgopt=path-exclude=/usr/share/man/*'],
+    '--aptopt=APT::Install-Recommends "false"',
+    '--aptopt=Acquire::Languages "none"',
+    '--dpkgopt=path-exclude=/usr/share/doc/*',
+    '--dpkgopt=path-exclude=/usr/share/man/*',
     '--dpkgopt=path-exclude=/usr/share/locale/*',
-    ...[SUITE, path, `deb ${mirror} ${SUITE} main`, `deb [check-valid-until=no] ${mirror} testing main`],
+    SUITE,
+    path,
+    `deb ${mirror} ${SUITE} main`,
+    `deb [check-valid-until=no] ${mirror} testing main`,
   ];
   try {
     await run('mmdebstrap', args, { timeout_ms: BUILD_LIMIT_MS, pickLine: aptLine });
