@@ -52,7 +52,9 @@ case $step in
       echo 'the list of deletions was cut off' >&2
       exit 3
     fi
-    head -z -n -1 /list | xargs -0 -r rm -rf --one-file-system --
+    head -z -n -1 /list >/paths
+    # --arg-file, as xargs would open /dev/null for the standard input that it reads otherwise.
+    exec xargs -0 -r --arg-file=/paths rm -rf --one-file-system --
     ;;
   extract)
     exec tar --extract --file=- "$@"

@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
+import { UmsError } from '#src/telemetry/errors.ts';
 import { ByteReader, malformed } from './byte-reader.ts';
 import { StreamingChild } from './child.ts';
 import { type Head, readDeletions, readHead, readSockets } from './header.ts';
@@ -36,6 +38,7 @@ export async function receiveTree(
 ): Promise<ReceiveResult> {
   const reader = new ByteReader(body, options.limits.bytes);
   try {
+    await refuseSystemDirectory(tree.path);
     const head = await readHead(reader);
     checkHead(head, tree, options.limits.entries);
     if (head.full) await emptyTree(tree.path, options.signal);
@@ -50,6 +53,57 @@ export async function receiveTree(
   } finally {
     await reader.close();
   }
+}
+
+/** Directories of the host itself, and those that hold everyone's data: a pass would replace what is in them. */
+const SYSTEM_WITH_ALL_BELOW = [
+  '/bin',
+  '/boot',
+  '/dev',
+  '/etc',
+  '/lib',
+  '/lib32',
+  '/lib64',
+  '/proc',
+  '/sbin',
+  '/sys',
+  '/usr',
+];
+const SYSTEM_ITSELF = new Set([
+  '/',
+  '/home',
+  '/mnt',
+  '/media',
+  '/opt',
+  '/root',
+  '/run',
+  '/srv',
+  '/tmp',
+  '/var',
+  '/var/lib',
+]);
+
+/** Receiving replaces a directory's content, so a tree that lies in the host's own directories is refused outright. */
+export async function refuseSystemDirectory(path: string): Promise<void> {
+  let real: string;
+  try {
+    real = await realpath(path);
+  } catch (error) {
+    throw new UmsError('UMS_E_TRANSFER', {
+      message: `cannot receive files into ${path}: ${error instanceof Error ? error.message : String(error)}`,
+      fault: 'destination',
+      mend: 'The service must have been created there before its files arrive.',
+      cause: error,
+    });
+  }
+  const isSystem = SYSTEM_WITH_ALL_BELOW.some((directory) => real === directory || real.startsWith(`${directory}/`));
+  if (!isSystem && !SYSTEM_ITSELF.has(real)) return;
+  throw new UmsError('UMS_E_TRANSFER', {
+    message: `${real} belongs to the system itself, so its content is not replaced by a service's`,
+    fault: 'user',
+    state: 'Nothing was written.',
+    mend: 'Keep the data of the service in a directory or volume of its own.',
+  });
 }
 
 function checkHead(head: Head, tree: TreeLocation, limit: number): void {

@@ -39,8 +39,12 @@ test('a complaint is a failure whatever the exit code, as tar only warns of lost
   expect(failure?.message).toContain(line);
 });
 
-test.each(['No space left on device', 'Disk quota exceeded'])('%s is a lack of room', (reason) => {
-  const complaints = ['tar: ./a: Wrote only 512 of 1024 bytes', `tar: ./b: Cannot write: ${reason}`];
+test.each([
+  'Cannot write: No space left on device',
+  'Cannot mkdir: Disk quota exceeded',
+  'Wrote only 512 of 1024 bytes',
+])('%s is a lack of room', (reason) => {
+  const complaints = ['tar: ./a: Cannot utime: Operation not permitted', `tar: ./b: ${reason}`];
   const failure = judge(end({ code: 2, complaints }), 'writing', 'destination', [0]);
   expect(failure?.code).toBe('UMS_E_NO_ROOM');
   expect(failure?.message).toContain(reason);

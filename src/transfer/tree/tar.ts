@@ -79,7 +79,8 @@ export function isSummary(line: string): boolean {
   return SUMMARY.test(line);
 }
 
-const NO_ROOM = /No space left on device|Disk quota exceeded/;
+/** tar says of a file system that fills up in the middle of a write only how much it could write. */
+const NO_ROOM = /No space left on device|Disk quota exceeded|Wrote only [0-9]+ of [0-9]+ bytes/;
 
 /** The error for a program of ours that did not do all it should, or undefined when it did. */
 export function judge(
