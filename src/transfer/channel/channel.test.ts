@@ -83,6 +83,14 @@ describe('control messages', () => {
     expect(beta.requests).toEqual(['POST /b']);
   });
 
+  it('share a connection while it is in use', async () => {
+    const { beta, proxy } = await apart();
+    for (let count = 0; count < 5; count += 1) {
+      await beta.client.request('alpha', { method: 'GET', path: '/', schema: anything });
+    }
+    expect(proxy.connections).toBe(1);
+  });
+
   it('bring the errors of the other side as they were', async () => {
     const { alpha, beta } = await systems();
     const error = new UmsError('UMS_E_NO_ROOM', { message: 'full', fault: 'destination', state: 's', mend: 'm' });

@@ -8,7 +8,7 @@ import { revoked } from '#src/trust/failures.ts';
 import { parseWith } from '#src/trust/messages.ts';
 import type { PeerRecord } from '#src/trust/store.ts';
 import { pemSchema, type Trust } from '#src/trust/trust.ts';
-import { type DataConnection, openData } from './connect.ts';
+import { type DataConnection, openData, speaksFor } from './connect.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import { exchangeJson, type PeerRequest } from './request.ts';
 import { sendBody } from './send.ts';
@@ -42,15 +42,13 @@ export class PeerClient {
   readonly #idle_ms: number;
   readonly #sockets = new Map<string, Set<TLSSocket>>();
   readonly #rotations = new Map<string, Promise<PeerRecord>>();
-  readonly #agent: Agent;
+  readonly #agents = new Map<string, Agent>();
   readonly #stopRevocation: () => void;
 
   constructor(options: PeerClientOptions) {
     this.#trust = options.trust;
     this.#log = options.log;
     this.#idle_ms = options.idle_ms ?? DEFAULT_LIMITS.idle_ms;
-    // Peers refuse resumed sessions, so none are kept.
-    this.#agent = new Agent({ keepAlive: true, maxSockets: 32, maxFreeSockets: 2, maxCachedSessions: 0 });
     this.#stopRevocation = this.#trust.onRevoked((peer) => {
       const reason = revoked(`The pairing with ${peer} was revoked on ${this.#trust.name}`);
       for (const socket of this.#sockets.get(peer) ?? []) socket.destroy(reason);
@@ -61,7 +59,7 @@ export class PeerClient {
   async request<T>(peer: string, request: PeerRequest<T>): Promise<T> {
     return exchangeJson(this.#trust.livePeer(peer), request, {
       trust: this.#trust,
-      agent: this.#agent,
+      agent: this.#agentFor(peer),
       idle_ms: this.#idle_ms,
       onSocket: (socket) => this.#track(peer, socket),
     });
@@ -128,7 +126,7 @@ export class PeerClient {
 
   close(): void {
     this.#stopRevocation();
-    this.#agent.destroy();
+    for (const agent of this.#agents.values()) agent.destroy();
     for (const sockets of this.#sockets.values()) for (const socket of sockets) socket.destroy();
   }
 
@@ -141,6 +139,22 @@ export class PeerClient {
         if (options.onWire !== undefined) reportWire(socket, options.onWire);
       },
     });
+  }
+
+  /** One for each peer: connections are kept open only under a check that the agent, not the request, brings. */
+  #agentFor(peer: string): Agent {
+    const known = this.#agents.get(peer);
+    if (known !== undefined) return known;
+    const agent = new Agent({
+      keepAlive: true,
+      maxSockets: 32,
+      maxFreeSockets: 2,
+      // Peers refuse resumed sessions, so none are kept.
+      maxCachedSessions: 0,
+      checkServerIdentity: speaksFor(peer),
+    });
+    this.#agents.set(peer, agent);
+    return agent;
   }
 
   #track(peer: string, socket: TLSSocket): void {

@@ -22,7 +22,17 @@ export interface OpenOptions {
   readonly onSocket: (socket: TLSSocket) => void;
 }
 
-/** What a connection to a peer trusts: the authority learnt when it was paired, and its name, nothing else. */
+type IdentityCheck = (host: string, certificate: PeerCertificate) => Error | undefined;
+
+/** Accepts a server that speaks for this peer; addresses do not matter. */
+export function speaksFor(peer: string): IdentityCheck {
+  return (_host, certificate) =>
+    certificate.subjectaltname === `URI:${systemUri(peer)}`
+      ? undefined
+      : unpaired(`What answers at the address of ${peer} speaks for another system`);
+}
+
+/** What a connection to a peer trusts is the authority learnt when it was paired, nothing else. */
 export function tlsOptions(trust: Trust, peer: PeerRecord, protocol: string) {
   return {
     ...trust.clientCredentials(peer),
@@ -30,10 +40,6 @@ export function tlsOptions(trust: Trust, peer: PeerRecord, protocol: string) {
     port: peer.port,
     minVersion: 'TLSv1.3' as const,
     ALPNProtocols: [protocol],
-    checkServerIdentity: (_host: string, certificate: PeerCertificate): Error | undefined =>
-      certificate.subjectaltname === `URI:${systemUri(peer.name)}`
-        ? undefined
-        : unpaired(`What answers at the address of ${peer.name} speaks for another system`),
   };
 }
 
@@ -69,6 +75,7 @@ export async function openData(
   const first = encodeMessage(header, HEADER_LIMIT_BYTES);
   const socket = connect({
     ...tlsOptions(trust, peer, DATA_PROTOCOL),
+    checkServerIdentity: speaksFor(peer.name),
   });
   socket.setNoDelay(true);
   socket.setKeepAlive(true, KEEPALIVE_DELAY_MS);

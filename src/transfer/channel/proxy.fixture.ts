@@ -9,6 +9,7 @@ export class TestProxy {
   faultAfter_bytes = Number.POSITIVE_INFINITY;
   fault: 'flip' | 'cut' | 'drop' = 'drop';
   passed_bytes = 0;
+  connections = 0;
 
   private constructor(target: number) {
     this.#server = createServer((client) => this.#serve(client, connect(target, '127.0.0.1')));
@@ -33,6 +34,7 @@ export class TestProxy {
   }
 
   #serve(client: Socket, server: Socket): void {
+    this.connections += 1;
     for (const [from, to] of [
       [client, server],
       [server, client],

@@ -7,9 +7,10 @@ import { asConnectionFailure, malformed, silent, unreachable } from '#src/trust/
 import { parseWith } from '#src/trust/messages.ts';
 import type { PeerRecord } from '#src/trust/store.ts';
 import type { Trust } from '#src/trust/trust.ts';
-import { cancelled, tlsOptions } from './connect.ts';
+import { cancelled, speaksFor, tlsOptions } from './connect.ts';
 import { BODY_LIMIT_BYTES, HTTP_HEADER_LIMIT_BYTES, HTTP_PROTOCOL } from './limits.ts';
 
+/** To be such that the peer may get it twice: the channel repeats one that met a connection just being closed. */
 export interface PeerRequest<T> {
   readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE';
   readonly path: string;
@@ -24,6 +25,7 @@ export interface PeerRequest<T> {
 
 export interface RequestContext {
   readonly trust: Trust;
+  /** Brings the check of the peer's name (speaksFor). */
   readonly agent: Agent;
   readonly idle_ms: number;
   readonly onSocket: (socket: TLSSocket) => void;
@@ -41,7 +43,7 @@ export async function exchangeJson<T>(peer: PeerRecord, request: PeerRequest<T>,
       fault: 'ums',
     });
   }
-  const { status, body } = await transmit(peer, request, payload, context);
+  const { status, body } = await transmitAgain(peer, request, payload, context);
   const value = parseBody(body, peer.name);
   if (status >= 200 && status < 300) return parseWith(request.schema, value, peer.name);
   const report = errorBody.safeParse(value);
@@ -49,19 +51,44 @@ export async function exchangeJson<T>(peer: PeerRecord, request: PeerRequest<T>,
   throw malformed(peer.name, `a response with status ${status} and no error of ums in it`);
 }
 
+interface RawResponse {
+  readonly status: number;
+  readonly body: Buffer;
+}
+
+/** The connection was one kept open from earlier, and the peer had closed it when the request went out. */
+class StaleConnection extends Error {}
+
+/** Peers' requests may be repeated, so one that met a closing connection goes out again over a new one, once. */
+async function transmitAgain<T>(
+  peer: PeerRecord,
+  request: PeerRequest<T>,
+  payload: Buffer | undefined,
+  context: RequestContext,
+): Promise<RawResponse> {
+  try {
+    return await transmit(peer, request, payload, context, context.agent);
+  } catch (error) {
+    if (!(error instanceof StaleConnection)) throw error;
+    return transmit(peer, request, payload, context, undefined);
+  }
+}
+
+/** Without an agent the connection is a new one, for this request alone. */
 function transmit<T>(
   peer: PeerRecord,
   request: PeerRequest<T>,
   payload: Buffer | undefined,
   context: RequestContext,
-): Promise<{ status: number; body: Buffer }> {
+  agent: Agent | undefined,
+): Promise<RawResponse> {
   const timeout_ms = request.timeout_ms ?? DEFAULT_TIMEOUT_MS;
   return new Promise((resolve, reject) => {
     const call = httpsRequest({
       ...tlsOptions(context.trust, peer, HTTP_PROTOCOL),
       method: request.method,
       path: request.path,
-      agent: context.agent,
+      ...(agent === undefined ? { agent: false, checkServerIdentity: speaksFor(peer.name) } : { agent }),
       maxHeaderSize: HTTP_HEADER_LIMIT_BYTES,
       // Silence on the socket, from the first SYN on; the peer's 102 responses count as signs of life.
       timeout: context.idle_ms,
@@ -70,6 +97,7 @@ function transmit<T>(
         ...(payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': payload.length }),
       },
     });
+    let heard = false;
     const limit = setTimeout(() => call.destroy(tooSlow(peer.name, timeout_ms)), timeout_ms);
     const signal = request.signal;
     const abort = (): void => {
@@ -86,9 +114,14 @@ function transmit<T>(
     call.on('timeout', () => call.destroy(silent(peer.name, context.idle_ms)));
     call.on('error', (error) => {
       settle();
-      reject(asConnectionFailure(peer.name, error));
+      const closed = 'code' in error && (error.code === 'ECONNRESET' || error.code === 'EPIPE');
+      if (closed && call.reusedSocket && !heard) reject(new StaleConnection());
+      else reject(asConnectionFailure(peer.name, error));
     });
+    // Once the peer said anything, the request was under way and is not repeated.
+    call.on('information', () => (heard = true));
     call.on('response', (response) => {
+      heard = true;
       collect(response, peer.name).then(
         (body) => {
           settle();
