@@ -1,19 +1,10 @@
 import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
 import { formatBytes, formatDuration, formatTable } from '#src/cli/format.ts';
-import { UmsError } from '#src/telemetry/errors.ts';
+import { fetchFile, serveFiles } from './measure/copy.ts';
 import { measureLink, shapeLink } from './measure/link.ts';
 import type { TickLog } from './measure/ticks.ts';
-import {
-  copyImage,
-  importMemhog,
-  MEMHOG,
-  readMemhog,
-  removeMemhog,
-  sendFile,
-  startMemhog,
-  untilTicks,
-} from './memhog.ts';
+import { copyImage, importMemhog, MEMHOG, readMemhog, removeMemhog, startMemhog, untilTicks } from './memhog.ts';
 import { move } from './moves.ts';
 import type { Bench, BenchOptions, BenchResult } from './registry.ts';
 import { atMost, below, type BenchCheck, median, type Reporter } from './report.ts';
@@ -64,7 +55,7 @@ export const baseline: Bench = {
 
 const WORKLOAD = 'memhog: random memory, one tick a millisecond into a file in its writable layer, no dirtying';
 const BASELINE =
-  'podman container checkpoint --export (its default zstd), nc over the same link (ssh would be slower), restore --import';
+  'podman container checkpoint --export (its default zstd), plain HTTP over the same link (ssh would be slower), restore --import';
 
 async function setLink(report: Reporter, lab: Lab, alpha: Host, beta: Host): Promise<Record<string, unknown>> {
   await shapeLink(lab, LINK_BPS);
@@ -125,6 +116,17 @@ async function byUms(lab: Lab): Promise<Carried> {
 }
 
 async function byPodman(alpha: Host, beta: Host): Promise<Carried> {
+  for (const host of [alpha, beta]) await host.exec('rm', ['-f', ARCHIVE]);
+  const server = await serveFiles(alpha);
+  try {
+    return await exportAndImport(alpha, beta);
+  } finally {
+    await server.stop();
+    for (const host of [alpha, beta]) await host.exec('rm', ['-f', ARCHIVE]);
+  }
+}
+
+async function exportAndImport(alpha: Host, beta: Host): Promise<Carried> {
   const parts: Record<string, number> = {};
   const timed = async (name: string, act: () => Promise<unknown>) => {
     const began = performance.now();
@@ -133,18 +135,13 @@ async function byPodman(alpha: Host, beta: Host): Promise<Carried> {
   };
   const began = performance.now();
   const limit = { timeout_ms: PODMAN_LIMIT_MS };
-  await timed('checkpoint', () =>
-    alpha.exec('podman', ['container', 'checkpoint', '--export', ARCHIVE, MEMHOG], limit),
-  );
-  await timed('copy', () => sendFile(alpha, beta, ARCHIVE));
+  const checkpoint = ['container', 'checkpoint', '--export', ARCHIVE, MEMHOG];
+  await timed('checkpoint', () => alpha.exec('podman', checkpoint, limit));
+  await timed('copy', () => fetchFile(alpha, beta, ARCHIVE));
   await timed('restore', () => beta.exec('podman', ['container', 'restore', '--import', ARCHIVE], limit));
   const total_ms = performance.now() - began;
   const { stdout } = await alpha.exec('stat', ['--format', '%s', ARCHIVE]);
-  for (const host of [alpha, beta]) await host.exec('rm', ['-f', ARCHIVE]);
-  const bytes = Number(stdout.trim());
-  if (!Number.isFinite(bytes))
-    throw new UmsError('UMS_E_LAB', { message: 'Podman wrote no archive.', fault: 'source' });
-  return { total_ms, bytes, parts };
+  return { total_ms, bytes: Number(stdout.trim()), parts };
 }
 
 function of(all: readonly Repetition[], how: Repetition['how'], mib: number): Repetition[] {

@@ -77,7 +77,7 @@ function tellMove(report: Reporter, seen: Seen): void {
   });
   report.say('  What the client saw:');
   report.say(
-    `    the longest wait between two acknowledged writes was ${style.bold(formatDuration(seen.client_downtime_ms))}\n    (normally ${formatDuration(seen.normal_gap_ms)}); it reconnected ${seen.reconnects} times so far`,
+    `    the longest wait between two acknowledged writes was ${style.bold(formatDuration(seen.client_downtime_ms))}\n    (normally ${formatDuration(seen.normal_gap_ms)}); reconnects so far: ${seen.reconnects}`,
   );
   good(seen.lost_writes === 0, `${seen.lost_writes} of ${seen.acknowledged} acknowledged writes are lost`);
   good(seen.checksum_equal, `the checksum of all static keys is ${seen.checksum_equal ? 'the same' : 'DIFFERENT'}`);

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { fetchFile, serveFiles } from './measure/copy.ts';
 import { parseTicks, type TickLog } from './measure/ticks.ts';
 
 export const MEMHOG = 'memhog';
@@ -27,37 +28,16 @@ export async function copyImage(from: Host, to: Host): Promise<void> {
   if ((await idOf(from)) === (await idOf(to))) return;
   await to.exec('podman', ['image', 'rm', '--force', '--ignore', IMAGE], { timeout_ms: LIMIT_MS });
   const archive = '/srv/memhog-image.tar';
+  await from.exec('rm', ['-f', archive]);
   await from.exec('podman', ['image', 'save', '--quiet', '--output', archive, IMAGE], { timeout_ms: LIMIT_MS });
-  await sendFile(from, to, archive);
+  const server = await serveFiles(from);
+  try {
+    await fetchFile(from, to, archive);
+  } finally {
+    await server.stop();
+  }
   await to.exec('podman', ['image', 'load', '--quiet', '--input', archive], { timeout_ms: LIMIT_MS });
   for (const host of [from, to]) await host.exec('rm', ['-f', archive]);
-}
-
-const COPY_PORT = 9009;
-
-/** A plain TCP copy over the lab's link: what ssh or rsync could at best do. */
-export async function sendFile(from: Host, to: Host, path: string): Promise<void> {
-  const abort = new AbortController();
-  const receiving = to.exec('sh', ['-c', `busybox nc -l -p ${COPY_PORT} > ${path}`], {
-    timeout_ms: LIMIT_MS,
-    signal: abort.signal,
-  });
-  const sent = send(from, to, path).catch((thrown: unknown) => {
-    abort.abort();
-    throw thrown;
-  });
-  await Promise.all([
-    sent,
-    receiving.catch((thrown: unknown) =>
-      sent.then(() => Promise.reject(thrown instanceof Error ? thrown : new Error(String(thrown)))),
-    ),
-  ]);
-}
-
-/** The sender tries until the receiver listens. */
-async function send(from: Host, to: Host, path: string): Promise<void> {
-  const script = `for i in $(seq 200); do busybox nc ${to.address} ${COPY_PORT} < ${path} && exit 0; sleep 0.01; done; exit 1`;
-  await from.exec('sh', ['-c', script], { timeout_ms: LIMIT_MS });
 }
 
 export async function removeMemhog(hosts: readonly Host[]): Promise<void> {

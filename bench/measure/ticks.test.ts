@@ -31,8 +31,9 @@ describe('figures', () => {
   });
 });
 
+const parse = (text: string) => parseReply(Buffer.from(text), 0);
+
 describe('the protocol of Redis', () => {
-  const parse = (text: string) => parseReply(Buffer.from(text), 0);
   it('reads every kind of reply', () => {
     expect(parse('+OK\r\n')?.reply).toBe('OK');
     expect(parse(':42\r\n')?.reply).toBe(42);

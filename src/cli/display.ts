@@ -1,6 +1,6 @@
 import type { Migration, MigrationEvent } from '#src/coordination/schema.ts';
 import type { Cli } from './command.ts';
-import { formatBytes, formatDuration, formatRate } from './format.ts';
+import { formatBytes, formatDuration, formatRate, wrap } from './format.ts';
 import { Progress, progressLines } from './progress.ts';
 
 /** Shows a migration's events while they come. `stop` leaves the last picture on the screen. */
@@ -36,9 +36,14 @@ function silentDisplay(): Display {
 /** Text that events other than phases and bytes say to a person. */
 function spoken(event: MigrationEvent): string | undefined {
   if (event.event === 'note') return event.text;
-  if (event.event === 'finding') return `${event.finding.severity}: ${event.finding.what} ${event.finding.mend}`;
+  if (event.event === 'finding') return `${event.finding.severity}: ${event.finding.what}`;
   if (event.event === 'breakpoint') return `halted ${event.point} ${event.state} (fault injection)`;
   return undefined;
+}
+
+/** Text in the width of the terminal, its further lines beneath its first. */
+function hung(text: string, columns: number, mark = '•'): string[] {
+  return wrap(text, Math.min(columns, 100) - 5).map((line, at) => (at === 0 ? `  ${mark} ${line}` : `    ${line}`));
 }
 
 const PLAIN_EVERY_MS = 5000;
@@ -59,14 +64,14 @@ function plainDisplay(cli: Cli, progress: Progress): Display {
       progress.apply(event);
       finish();
       const text = spoken(event);
-      if (text !== undefined) cli.say(`  ${text}`);
+      if (text !== undefined) for (const line of hung(text, cli.io.columns())) cli.say(line);
       if (event.event === 'progress' && event.at - copySaid_at >= PLAIN_EVERY_MS) {
         copySaid_at = event.at;
         const of = event.total_bytes === null ? '' : ` of ${formatBytes(event.total_bytes)}`;
         cli.say(`  ${event.what}: ${formatBytes(event.bytes)}${of}, ${formatRate(event.rate_bytes_s)}`);
       }
     },
-    note: (text) => cli.say(`  ${text}`),
+    note: (text) => hung(text, cli.io.columns()).forEach((line) => cli.say(line)),
     stop: finish,
   };
 }
@@ -89,10 +94,10 @@ function liveDisplay(cli: Cli, progress: Progress): Display {
     event: (event) => {
       progress.apply(event);
       const text = spoken(event);
-      if (text !== undefined) above.push(`  ${cli.style.yellow('•')} ${text}`);
+      if (text !== undefined) above.push(...hung(text, cli.io.columns(), cli.style.yellow('•')));
     },
     note: (text) => {
-      above.push(`  ${cli.style.yellow('•')} ${text}`);
+      above.push(...hung(text, cli.io.columns(), cli.style.yellow('•')));
       draw();
     },
     stop: () => {
