@@ -43,7 +43,7 @@ async function* zeros(count: number, onPiece: () => void = () => undefined): Asy
 
 async function* pausing(): AsyncGenerator<Buffer> {
   yield Buffer.alloc(10);
-  await new Promise((resolve) => setTimeout(resolve, 700));
+  await new Promise((resolve) => setTimeout(resolve, 1000));
   yield Buffer.alloc(10);
 }
 
@@ -120,9 +120,9 @@ describe('control messages', () => {
   });
 
   it('end when the handler takes too long, though it is alive, and when the caller gives up', async () => {
-    const { beta } = await systems({ limits: { idle_ms: 150 } });
+    const { beta } = await systems({ limits: { idle_ms: 400 } });
     const slow = { method: 'GET', path: '/never', schema: anything } as const;
-    const failure = await failureOf(beta.client.request('alpha', { ...slow, timeout_ms: 500 }));
+    const failure = await failureOf(beta.client.request('alpha', { ...slow, timeout_ms: 1300 }));
     expect(failure.code).toBe('UMS_E_TIMEOUT');
     const signal = AbortSignal.timeout(20);
     const given = await failureOf(beta.client.request('alpha', { ...slow, signal }));
@@ -130,7 +130,7 @@ describe('control messages', () => {
   });
 
   it('find out that nobody listens, and that the network swallows everything', async () => {
-    const { alpha, beta, proxy } = await apart({ limits: { idle_ms: 200 } });
+    const { alpha, beta, proxy } = await apart({ limits: { idle_ms: 300 } });
     await beta.client.request('alpha', { method: 'GET', path: '/', schema: anything });
     proxy.faultAfter_bytes = 0;
     // Over the connection that is open still, and over a new one.
@@ -228,7 +228,7 @@ describe('one-way streams', () => {
   });
 
   it('notice a network that swallows everything, and a peer that is only slow not', async () => {
-    const { alpha, beta, proxy } = await apart({ limits: { idle_ms: 200 } });
+    const { alpha, beta, proxy } = await apart({ limits: { idle_ms: 300 } });
     const seen = countKind(alpha);
     expect((await beta.client.send('alpha', { kind: 'count' }, pausing())).bytes).toBe(20);
     seen.whole = false;
@@ -278,11 +278,11 @@ describe('duplex streams', () => {
   });
 
   it('that idle stay open, and one whose network swallows everything ends', async () => {
-    const { alpha, beta, proxy } = await apart({ limits: { idle_ms: 200 } });
+    const { alpha, beta, proxy } = await apart({ limits: { idle_ms: 300 } });
     alpha.server.handleDuplex('echo', kind('echo'), (_context, stream) => void stream.pipe(stream));
     const stream = await beta.client.openDuplex('alpha', { kind: 'echo' });
     stream.resume();
-    await new Promise((resolve) => setTimeout(resolve, 700));
+    await new Promise((resolve) => setTimeout(resolve, 1000));
     stream.write('x');
     expect(String((await once(stream, 'data'))[0])).toBe('x');
     proxy.faultAfter_bytes = 0;
