@@ -3,7 +3,7 @@ import { release } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { FastifyInstance } from 'fastify';
-import { criuVersion } from '#src/checkpoint/criu.ts';
+import { probeCriu } from '#src/checkpoint/probe.ts';
 import { fingerprintHost } from '#src/checkpoint/fingerprint.ts';
 import { Breakpoints } from '#src/coordination/breakpoints.ts';
 import { type SagaContext } from '#src/coordination/context.ts';
@@ -95,7 +95,7 @@ export class Agent {
         release: (uid, holder, target) => Promise.resolve(this.frontmen.release(uid, holder, target)),
         setRoute: (uid, target) => this.frontmen.setRoute(uid, target),
       },
-      fingerprint: () => fingerprintHost({ stateDir: config.stateDir, diskDir: config.stateDir, stagingDir: stagingRoot }),
+      fingerprint: () => fingerprintHost({ diskDir: config.stateDir, stagingDir: stagingRoot }),
       stagingRoot,
       breakpoints: new Breakpoints(config.faultInjection),
       log,
@@ -186,7 +186,7 @@ export class Agent {
   }
 
   async describeSystem(): Promise<System> {
-    const version = await criuVersion();
+    const criu = await probeCriu({ stateDir: this.#config.stateDir });
     return {
       name: this.#config.name,
       version: VERSION,
@@ -194,7 +194,7 @@ export class Agent {
       peer_address: this.#config.peerAddress,
       peer_port: this.#config.peerPort,
       kernel: release(),
-      criu: { version: version ?? '', works: version !== undefined },
+      criu: { version: criu.version, works: criu.works, problem: criu.problem },
       engines: await this.#engines(),
       pid: process.pid,
       started_at: this.#startedAt,

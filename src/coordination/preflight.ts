@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import { readFile } from 'node:fs/promises';
 import { randomUUID } from 'node:crypto';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
+import { checkProcesses } from '#src/checkpoint/preflight.ts';
 import type { Driver, EngineName, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
 import type { Specification } from '#src/drivers/specification.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
@@ -141,7 +142,7 @@ export async function preflight(
     file_bytes: await fileBytes(description),
     image_bytes: specification.image.kind === 'image' ? specification.image.size_bytes : 0,
   };
-  findings.push(...undecidedBinds(specification));
+  findings.push(...(await checkProcesses(pids)), ...undecidedBinds(specification));
   for (const loss of description.losses) {
     findings.push({
       severity: 'warning',
