@@ -21,7 +21,7 @@ const SUITE = 'trixie';
 const FROM_TESTING = ['criu', 'libcriu2', 'libcompel1', 'libnet9', 'libnl-3-200'];
 const PACKAGES = [
   'criu runc podman netavark aardvark-dns tini redis-server busybox-static',
-  'nftables iptables iproute2 iputils-ping iperf3 procps kmod curl',
+  'nftables iptables iproute2 iputils-ping iperf3 ethtool procps kmod curl',
   'acl attr rsync openssh-client openssh-server openssl ca-certificates python3-minimal',
 ].flatMap((row) => row.split(' '));
 const BASE_RECIPE_VERSION = 1;
@@ -101,6 +101,8 @@ async function buildBase(path: string, say: Say): Promise<void> {
   const args = [
     '--variant=minbase',
     '--quiet',
+    // Not the keys that this machine happens to trust: Debian's own, as its package delivers them.
+    '--keyring=/usr/share/keyrings/debian-archive-keyring.gpg',
     `--include=${PACKAGES.join(',')}`,
     `--setup-hook=mkdir -p "$1"/etc/apt/preferences.d && cp ${preferences} "$1"/etc/apt/preferences.d/testing`,
     '--aptopt=APT::Install-Recommends "false"',

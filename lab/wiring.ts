@@ -18,6 +18,8 @@ import type { Link } from './state.ts';
 const START_LIMIT_MS = 5000;
 const POLL_MS = 5;
 const GSO_SEGMENTS_MAX = 65_535;
+/** Large enough to spare the emulator most of the work, small enough that a shaped link stays smooth. */
+const GSO_SEGMENTS_DELAYED = 16;
 
 export interface Wire {
   cgroup: string;
@@ -68,8 +70,8 @@ export async function applyLink(
   await applyRate(keeper, hosts, link);
   const emulated = link.delay_ms > 0 || link.loss_percent > 0;
   const ports = hosts.map(({ host }) => wirePort(host.name));
-  const segments = emulated ? 1 : GSO_SEGMENTS_MAX;
   // A frame that the emulator loses shall be one frame, not a batch that the sender left for its card to cut up.
+  const segments = link.loss_percent > 0 ? 1 : emulated ? GSO_SEGMENTS_DELAYED : GSO_SEGMENTS_MAX;
   for (const { pid } of hosts) await ipBatch(pid, [`link set eth0 gso_max_segs ${segments}`]);
   await ipBatch(keeper, [`link set ${OUTSIDE} gso_max_segs ${segments}`]);
   if (emulated) {
