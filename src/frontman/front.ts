@@ -24,8 +24,8 @@ export interface FrontParts {
 const BACKLOG = 4096;
 
 /** Listens, and turns a refusal of the kernel into words. */
-export function listen(server: Server, record: FrontmanRecord): Promise<void> {
-  const { address, port } = record.listen;
+export function listen(server: Server, parts: FrontParts): Promise<void> {
+  const { address, port } = parts.record.listen;
   return new Promise((resolve, reject) => {
     const onError = (error: Error): void => {
       server.off('listening', onListening);
@@ -33,7 +33,8 @@ export function listen(server: Server, record: FrontmanRecord): Promise<void> {
     };
     const onListening = (): void => {
       server.off('error', onError);
-      server.on('error', () => undefined);
+      // A connection that could not be accepted (no descriptor left) is that client's loss; the server goes on.
+      server.on('error', () => parts.counters.add('not_accepted'));
       resolve();
     };
     server.once('error', onError);

@@ -62,7 +62,7 @@ export class HttpFront implements Front {
   }
 
   listen(): Promise<void> {
-    return listen(this.#server, this.record);
+    return listen(this.#server, this.#parts);
   }
 
   async close(): Promise<void> {

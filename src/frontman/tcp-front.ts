@@ -29,7 +29,7 @@ export class TcpFront implements Front {
   }
 
   listen(): Promise<void> {
-    return listen(this.#server, this.record);
+    return listen(this.#server, this.#parts);
   }
 
   async close(): Promise<void> {
