@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -60,7 +62,6 @@ void test('writes through a mapping that move no time arrive', { timeout: 60_000
     source.path,
     `open('mapped', 'wb').write(b'a' * 4096)\nopen('idle', 'wb').write(b'a')\nimport time; time.sleep(2.1)`,
   );
-  const { spawn } = await import('node:child_process');
   const program = `
 import mmap, sys
 f = open('mapped', 'r+b'); m = mmap.mmap(f.fileno(), 0)
@@ -68,15 +69,21 @@ m[0] = 98; print(flush=True)
 sys.stdin.readline(); m[1] = 99; print(flush=True)
 sys.stdin.readline()`;
   const child = spawn('python3', ['-c', program], { cwd: source.path, stdio: ['pipe', 'pipe', 'inherit'] });
-  t.after(() => child.kill('SIGKILL'));
-  const line = (): Promise<unknown> => new Promise((resolve) => child.stdout.once('data', resolve));
-  await line();
-  const first = await pass(source, destination, { live: true });
-  const written = line();
-  child.stdin.write('\n');
-  await written;
-  const alwaysDirty = await sharedWritableMappings([child.pid ?? 0]);
-  const second = await pass(source, destination, { since: first.sent.snapshot, alwaysDirty });
-  await assertSame(source.path, destination.path);
-  assert.equal(second.sent.files, 2, 'the mapped file and its directory');
+  try {
+    const line = (): Promise<unknown> => new Promise((resolve) => child.stdout.once('data', resolve));
+    await line();
+    const first = await pass(source, destination, { live: true });
+    const written = line();
+    child.stdin.write('\n');
+    await written;
+    const alwaysDirty = await sharedWritableMappings([child.pid ?? 0]);
+    const second = await pass(source, destination, { since: first.sent.snapshot, alwaysDirty });
+    await assertSame(source.path, destination.path);
+    assert.equal(second.sent.files, 2, 'the mapped file and its directory');
+  } finally {
+    // It works in the file system that the clean-up unmounts, so it has to be gone by then.
+    const exited = once(child, 'exit');
+    child.kill('SIGKILL');
+    await exited;
+  }
 });

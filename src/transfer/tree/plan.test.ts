@@ -90,3 +90,11 @@ test('a directory that must be made anew goes with all below it', () => {
   expect(plan.deletions).toEqual(['d']);
   expect(plan.send.map((entry) => now.pathAt(entry))).toEqual(['', 'd', 'd/e', 'd/e/g', 'd/f']);
 });
+
+test('when one name of a file goes, all its names go', () => {
+  const tree = treeOf(['file', 'a'], ['link', 'a', 'b'], ['file', 'c']);
+  const before = tree.snapshot();
+  before.stale.add(before.index.get('b') ?? -1);
+  const now = tree.snapshot();
+  expect(planPass(now, before, none, none).send.map((entry) => now.pathAt(entry))).toEqual(['', 'a', 'b']);
+});
