@@ -1,16 +1,16 @@
 import type { Host } from '#lab/host.ts';
+import { formatRate } from '#lab/links.ts';
 import { Lab } from '#lab/lab.ts';
-import { formatBytes, formatDuration, formatTable } from '#src/cli/format.ts';
+import { formatBytes, formatDuration, formatTable, wrap } from '#src/cli/format.ts';
 import { fetchFile, serveFiles } from './measure/copy.ts';
-import { measureLink, shapeLink } from './measure/link.ts';
 import type { TickLog } from './measure/ticks.ts';
-import { copyImage, importMemhog, MEMHOG, readMemhog, removeMemhog, startMemhog, untilTicks } from './memhog.ts';
+import { copyImage, MEMHOG, readMemhog, removeMemhog, startMemhog, untilTicks } from './memhog.ts';
 import { move } from './moves.ts';
 import type { Bench, BenchOptions, BenchResult } from './registry.ts';
 import { atMost, below, type BenchCheck, median, type Reporter } from './report.ts';
 
 const SIZES_MIB = [8, 128, 1024];
-const LINK_BPS = 1_000_000_000;
+const LINK_RATE = '1gbit';
 const TICKS_AFTER = 200;
 const PODMAN_LIMIT_MS = 300_000;
 const ARCHIVE = '/srv/checkpoint.tar.zst';
@@ -38,17 +38,21 @@ export const baseline: Bench = {
     const lab = Lab.open(undefined, (line) => report.say(`  ${line}`));
     const wasUp = lab.isUp;
     await lab.up({ hosts: ['alpha', 'beta'] });
+    const before = lab.status().link;
     try {
       const [alpha, beta] = [lab.host('alpha'), lab.host('beta')];
       await removeMemhog(lab.hosts);
-      await importMemhog(alpha);
+      await alpha.importImage(MEMHOG);
       await copyImage(alpha, beta);
-      const link = await setLink(report, lab, alpha, beta);
+      const link = await setLink(report, lab);
       const repetitions = await measureAll(report, lab, options);
       return { checks: judge(repetitions), figures: { link, workload: WORKLOAD, baseline: BASELINE, repetitions } };
     } finally {
       if (!wasUp && !options.keep) await lab.down();
-      else await removeMemhog(lab.hosts);
+      else {
+        await removeMemhog(lab.hosts);
+        await lab.setLink({ ...before, rate: before.rate_bps === null ? 'max' : `${before.rate_bps}bit` });
+      }
     }
   },
 };
@@ -57,15 +61,15 @@ const WORKLOAD = 'memhog: random memory, one tick a millisecond into a file in i
 const BASELINE =
   'podman container checkpoint --export (its default zstd), plain HTTP over the same link (ssh would be slower), restore --import';
 
-async function setLink(report: Reporter, lab: Lab, alpha: Host, beta: Host): Promise<Record<string, unknown>> {
-  await shapeLink(lab, LINK_BPS);
-  const measured_bps = await measureLink(alpha, beta);
+async function setLink(report: Reporter, lab: Lab): Promise<Record<string, unknown>> {
+  const measured = await lab.link({ rate: LINK_RATE, delay_ms: 0, loss_percent: 0 });
+  const carries = formatRate(measured.rate_bps);
   report.say(
-    `The link carries ${(measured_bps / 1e9).toFixed(2)} Gbit/s (measured with iperf3); asked for ${LINK_BPS / 1e9}.`,
+    `The link: asked for ${LINK_RATE}, carries ${carries} (iperf3), ${formatDuration(measured.rtt_ms)} there and back.`,
   );
-  report.say(`Workload: ${WORKLOAD}.`);
-  report.say(`Beside it: ${BASELINE}.\n`);
-  return { rate_bps: LINK_BPS, measured_bps: Math.round(measured_bps), delay_ms: 0, loss_percent: 0 };
+  for (const line of [`Workload: ${WORKLOAD}.`, `Beside it: ${BASELINE}.`]) report.say(wrap(line, 78).join('\n'));
+  report.say('');
+  return { rate: LINK_RATE, delay_ms: 0, loss_percent: 0, measured };
 }
 
 async function measureAll(report: Reporter, lab: Lab, options: BenchOptions): Promise<Repetition[]> {

@@ -5,21 +5,12 @@ import { fetchFile, serveFiles } from './measure/copy.ts';
 import { parseTicks, type TickLog } from './measure/ticks.ts';
 
 export const MEMHOG = 'memhog';
-const IMAGE = 'localhost/memhog:bench';
+const IMAGE = 'localhost/memhog:latest';
 const LOG = '/ticks.log';
 const LIMIT_MS = 120_000;
 const POLL_MS = 20;
 
-/** Both ends have the image before anything is measured: how it travels is not the question here. */
-export async function importMemhog(host: Host): Promise<void> {
-  const there = await host.exec('podman', ['image', 'exists', IMAGE], { okExitCodes: [0, 1] });
-  if (there.exitCode === 0) return;
-  await host.exec('podman', ['import', '--change', 'ENV PATH=/bin', '/opt/images/memhog.tar', IMAGE], {
-    timeout_ms: LIMIT_MS,
-  });
-}
-
-/** Both ends must have the very same image (id): Podman's own restore insists on it. */
+/** Both ends have the very same image before anything is measured: how it travels is not the question here. */
 export async function copyImage(from: Host, to: Host): Promise<void> {
   const idOf = async (host: Host) =>
     (
