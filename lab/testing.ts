@@ -1,0 +1,203 @@
+import { spawn } from 'node:child_process';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { once } from 'node:events';
+import { tmpdir } from 'node:os';
+import { basename, delimiter, dirname, join, resolve } from 'node:path';
+import { z } from 'zod';
+import { run } from '#src/telemetry/exec.ts';
+import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { Lab } from './lab.ts';
+import { cacheDir } from './names.ts';
+import { sayToPerson as say } from './say.ts';
+
+/** One line of the summary: a check, the unit tests, or a file of end-to-end tests. */
+export interface Outcome {
+  name: string;
+  passed: number;
+  failed: number;
+  duration_ms: number;
+}
+
+const root = resolve(import.meta.dirname, '..');
+const bin = join(realModules(), '.bin');
+const CHECK_LIMIT_MS = 180_000;
+const UNIT_LIMIT_MS = 300_000;
+const E2E_FILE_LIMIT_MS = 780_000;
+const KILL_AFTER_MS = 10_000;
+const ROOMS = ['src', 'lab', 'bench', 'test', 'tools'];
+
+function realModules(): string {
+  const beside = join(root, 'node_modules');
+  return existsSync(beside) ? beside : join(root, '..', 'node_modules');
+}
+
+/** Tools that are scripts shall find this Node, not an older one that comes first in the PATH. */
+function toolEnv(): Record<string, string> {
+  return { PATH: [dirname(process.execPath), process.env['PATH'] ?? ''].join(delimiter) };
+}
+
+const rooms = (): string[] => ROOMS.filter((room) => existsSync(join(root, room)));
+
+export async function runStaticChecks(signal: AbortSignal): Promise<Outcome[]> {
+  const checks: [string, string, string[]][] = [
+    ['format', join(bin, 'biome'), ['format', ...rooms()]],
+    ['lint', join(bin, 'oxlint'), ['--type-aware', ...rooms()]],
+    ['types', join(bin, 'tsc'), ['-p', '.']],
+    ['imports', process.execPath, ['--disable-warning=ExperimentalWarning', join('tools', 'check-imports.ts')]],
+  ];
+  const outcomes: Outcome[] = [];
+  for (const [name, command, args] of checks) outcomes.push(await check(name, command, args, signal));
+  return outcomes;
+}
+
+async function check(name: string, command: string, args: readonly string[], signal: AbortSignal): Promise<Outcome> {
+  const started = Date.now();
+  // A failed check is a result here, not an error, so every exit code is taken.
+  const anyExit = Array.from({ length: 256 }, (_, code) => code);
+  const options = { cwd: root, timeout_ms: CHECK_LIMIT_MS, env: toolEnv(), okExitCodes: anyExit, signal };
+  const { exitCode, stdout, stderr } = await run(command, args, options);
+  const ok = exitCode === 0;
+  say(`${ok ? 'ok  ' : 'FAIL'} ${name}`);
+  if (!ok) say(`${stdout}${stderr}`);
+  return { name, passed: ok ? 1 : 0, failed: ok ? 0 : 1, duration_ms: Date.now() - started };
+}
+
+const vitestSchema = z.object({
+  numPassedTests: z.int(),
+  numFailedTests: z.int(),
+  numTotalTests: z.int(),
+  success: z.boolean(),
+});
+
+export async function runUnitTests(pattern: string, signal: AbortSignal): Promise<Outcome[]> {
+  return inWorkspace(async (directory) => {
+    const started = Date.now();
+    const report = join(directory, 'unit.json');
+    const filter = pattern === '' ? [] : [pattern];
+    const reporters = ['--reporter=dot', '--reporter=json', `--outputFile.json=${report}`];
+    const exitCode = await runInView(join(bin, 'vitest'), ['run', ...filter, ...reporters], {
+      limit_ms: UNIT_LIMIT_MS,
+      signal,
+    });
+    const duration_ms = Date.now() - started;
+    if (!existsSync(report)) return [{ name: 'unit tests', passed: 0, failed: 1, duration_ms }];
+    const parsed = vitestSchema.parse(JSON.parse(readFileSync(report, 'utf8')));
+    // A file that cannot be loaded holds no failed test, but its tests did not pass.
+    const failed = Math.max(parsed.numFailedTests, exitCode === 0 && parsed.success ? 0 : 1);
+    return [{ name: 'unit tests', passed: parsed.numPassedTests, failed, duration_ms }];
+  });
+}
+
+/** Each file gets a fresh lab: what one leaves behind must not decide about another. */
+export async function runEndToEnd(pattern: string, signal: AbortSignal): Promise<Outcome[]> {
+  process.env['UMS_LAB'] ??= 'test';
+  const files = readdirSync(join(root, 'test', 'e2e'))
+    .filter((file) => file.endsWith('.e2e.ts') && file.includes(pattern))
+    .sort();
+  if (files.length === 0) {
+    throw new UmsError('UMS_E_USAGE', { message: `No end-to-end test is named like "${pattern}"`, fault: 'user' });
+  }
+  const lab = Lab.open(undefined, say);
+  const outcomes: Outcome[] = [];
+  try {
+    await lab.down();
+    // Installs and builds what is missing outside of any test's time.
+    await lab.up({ agents: false });
+    for (const file of files) {
+      await lab.down();
+      outcomes.push(await runFile(file, lab, signal));
+      if (signal.aborted) break;
+    }
+  } finally {
+    await lab.down();
+  }
+  return outcomes;
+}
+
+async function runFile(file: string, lab: Lab, signal: AbortSignal): Promise<Outcome> {
+  return inWorkspace(async (directory) => {
+    const started = Date.now();
+    say(`\n${file}`);
+    const tap = join(directory, 'report.tap');
+    const reporters = [
+      '--test-reporter=spec',
+      '--test-reporter-destination=stderr',
+      '--test-reporter=tap',
+      `--test-reporter-destination=${tap}`,
+    ];
+    const args = [
+      '--disable-warning=ExperimentalWarning',
+      '--test',
+      '--test-concurrency=1',
+      ...reporters,
+      join('test', 'e2e', file),
+    ];
+    const exitCode = await runInView(process.execPath, args, { limit_ms: E2E_FILE_LIMIT_MS, signal });
+    const counts = countTap(existsSync(tap) ? readFileSync(tap, 'utf8') : '');
+    const failed = exitCode === 0 ? counts.failed : Math.max(1, counts.failed);
+    if (failed > 0) keepLogs(file, lab);
+    return { name: file, passed: counts.passed, failed, duration_ms: Date.now() - started };
+  });
+}
+
+/** The counts at the end of a TAP report. Cancelled, skipped and to-do tests did not pass either. */
+export function countTap(text: string): { passed: number; failed: number } {
+  const count = (name: string): number => Number(new RegExp(`^# ${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+  return { passed: count('pass'), failed: count('fail') + count('cancelled') + count('skipped') + count('todo') };
+}
+
+function keepLogs(file: string, lab: Lab): void {
+  if (!existsSync(lab.paths.root)) return;
+  const kept = join(cacheDir(), 'test-logs', basename(file, '.e2e.ts'));
+  rmSync(kept, { recursive: true, force: true });
+  const hosts = readdirSync(lab.paths.root).filter((name) => !name.startsWith('.'));
+  for (const host of hosts) {
+    const logs = join(lab.paths.root, host, 'log');
+    if (existsSync(logs)) cpSync(logs, join(kept, host), { recursive: true });
+  }
+  say(`The hosts' logs are kept in ${kept}`);
+}
+
+async function inWorkspace<T>(work: (directory: string) => Promise<T>): Promise<T> {
+  const directory = mkdtempSync(join(tmpdir(), 'ums-test-'));
+  try {
+    return await work(directory);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Runs a program whose output the person watches as it comes; all of it goes to standard error. */
+async function runInView(
+  command: string,
+  args: readonly string[],
+  how: { limit_ms: number; signal: AbortSignal },
+): Promise<number> {
+  const child = spawn(command, args, { cwd: root, env: { ...process.env, ...toolEnv() }, stdio: ['ignore', 2, 2] });
+  const end = (reason: string): void => {
+    say(`Ending ${basename(command)}: ${reason}`);
+    child.kill('SIGTERM');
+    setTimeout(() => child.kill('SIGKILL'), KILL_AFTER_MS).unref();
+  };
+  const timer = setTimeout(() => end(`it ran longer than ${how.limit_ms / 1000} s`), how.limit_ms);
+  const onAbort = (): void => end('interrupted');
+  how.signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    const [code] = await once(child, 'exit');
+    return typeof code === 'number' ? code : 1;
+  } catch (error) {
+    throw toUmsError(error);
+  } finally {
+    clearTimeout(timer);
+    how.signal.removeEventListener('abort', onAbort);
+  }
+}
+
+export function summaryLines(outcomes: readonly Outcome[]): string[] {
+  const width = Math.max(...outcomes.map((outcome) => outcome.name.length), 0);
+  return outcomes.map(({ name, passed, failed, duration_ms }) => {
+    const verdict = failed > 0 ? 'FAIL' : 'ok';
+    const seconds = (duration_ms / 1000).toFixed(1);
+    return `${verdict.padEnd(4)} ${name.padEnd(width)} ${String(passed).padStart(5)} passed ${String(failed).padStart(3)} failed ${seconds.padStart(7)} s`;
+  });
+}
