@@ -73,9 +73,10 @@ export function usage(message: string, parts: Partial<ErrorParts> = {}): UmsErro
 
 function extended(error: UmsError, hint: string): UmsError {
   if (hint === '') return error;
+  const mend = error.mend === '' || /[.!?]$/.test(error.mend) ? error.mend : `${error.mend}.`;
   return new UmsError(error.code, {
     ...error.toReport(),
-    mend: error.mend === '' ? hint : `${error.mend} ${hint}`,
+    mend: `${mend} ${hint}`.trim(),
     cause: error,
   });
 }
@@ -94,7 +95,12 @@ export async function withSuggestions<T>(
   }
 }
 
-async function suggest(client: AgentClient, wanted: { service?: string; system?: string }, error: UmsError) {
+/** The same error, with the nearest names of what it does not know. */
+export async function suggest(
+  client: AgentClient,
+  wanted: { service?: string; system?: string },
+  error: UmsError,
+): Promise<UmsError> {
   try {
     if (error.code === 'UMS_E_SERVICE_UNKNOWN' && wanted.service !== undefined) {
       const names = (await client.services()).map((service) => service.name);

@@ -56,7 +56,8 @@ function plainDisplay(cli: Cli, progress: Progress): Display {
     for (const phase of progress.phases) {
       if (phase.ended_at === undefined || said.has(phase.state)) continue;
       said.add(phase.state);
-      cli.say(`  ${phase.title}: ${formatDuration(phase.ended_at - phase.began_at)}`);
+      const broken = phase.broken ? ' (not finished)' : '';
+      cli.say(`  ${phase.title}: ${formatDuration(phase.ended_at - phase.began_at)}${broken}`);
     }
   };
   return {

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Migration, MigrationEvent } from '#src/coordination/schema.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import type { AgentClient } from './client.ts';
-import type { Cli } from './command.ts';
+import { type Cli, suggest } from './command.ts';
 import { openDisplay, type Display } from './display.ts';
 import { EXIT_DETACHED } from './exit-statuses.ts';
 import { exitStatusOf, renderChoices, renderOutcome, resultEvent, statusOf } from './outcome.ts';
@@ -31,7 +31,7 @@ export async function follow(cli: Cli, client: AgentClient, started: Migration, 
     display.stop();
   }
   if (detach.signal.aborted && watch.ended === undefined) return detached(cli, started);
-  return conclude(cli, watch.ended ?? (await client.migration(started.id)));
+  return conclude(cli, client, watch.ended ?? (await client.migration(started.id)));
 }
 
 function interruptHandler(client: AgentClient, id: string, display: Display, detach: AbortController): () => void {
@@ -96,10 +96,17 @@ function detached(cli: Cli, migration: Migration): number {
   return EXIT_DETACHED;
 }
 
+/** A system that is not known is found out only when it is asked: then too the nearest names help. */
+async function withNames(client: AgentClient, { error, service, destination }: Migration): Promise<Migration['error']> {
+  if (error === null) return null;
+  return (await suggest(client, { service, system: destination }, UmsError.fromReport(error))).toReport();
+}
+
 /** Tells how a migration ended. */
-export function conclude(cli: Cli, migration: Migration): number {
+export async function conclude(cli: Cli, client: AgentClient, ended: Migration): Promise<number> {
   const columns = cli.io.columns();
-  const status = statusOf(migration);
+  const status = statusOf(ended);
+  const migration = { ...ended, error: await withNames(client, ended) };
   if (cli.json) cli.emit(resultEvent(migration));
   else if (status === 'done') cli.say(renderOutcome(migration, cli.style, columns));
   else {

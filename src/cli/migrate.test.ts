@@ -181,6 +181,35 @@ describe('migrate', () => {
     expect(people.err).toContain('Did you mean redis?');
   });
 
+  it('names the nearest system when the agent finds out later that it is not known', async () => {
+    const error = report('UMS_E_SYSTEM_UNKNOWN', 'no bta');
+    const end = migration({ state: 'aborted', destination: 'bta', ended_at: NOW_MS, error });
+    const at = NOW_MS;
+    scriptMigration(
+      [
+        { seq: 1, at, id: ID, event: 'state', from: 'planned', state: 'checking' },
+        { seq: 2, at, id: ID, event: 'state', from: 'checking', state: 'aborting' },
+        { seq: 3, at, id: ID, event: 'ended', migration: end },
+      ],
+      end,
+    );
+    const beta = {
+      name: 'beta',
+      address: '10.77.0.2',
+      port: 7440,
+      status: 'reachable',
+      certificate_expires_at: at,
+      paired_at: at,
+      rtt_ms: 1,
+      problem: null,
+    };
+    agent.script['GET /v1/systems'] = { json: [beta] };
+    const said = await cli(['migrate', 'redis', '--to', 'bta']);
+    expect(said.status).toBe(3);
+    expect(said.err).toContain('Did you mean beta?');
+    expect(said.out).toContain('Checking both systems: 0 ms (not finished)');
+  });
+
   it('only checks with --dry-run', async () => {
     const finding = {
       severity: 'error',

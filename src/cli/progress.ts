@@ -17,6 +17,12 @@ const PHASES: Readonly<Record<string, string>> = {
   redirecting: 'Sending its clients to {to}',
   removing: 'Deleting the copy at {from}',
   aborting: 'Undoing: the service stays at {from}',
+  reserved: 'Room is made; waiting for data',
+  receiving: 'Receiving its memory',
+  received: 'Everything has arrived',
+  restored: 'Restored, not running yet',
+  active: 'It runs here',
+  settling: 'Dropping what only the move needed',
 };
 
 export interface Phase {
@@ -24,6 +30,8 @@ export interface Phase {
   title: string;
   began_at: number;
   ended_at: number | undefined;
+  /** It did not come to its end: the migration was undone from here. */
+  broken: boolean;
 }
 
 export interface Copy {
@@ -58,8 +66,10 @@ export class Progress {
 
   #enter(state: string, at: number): void {
     this.#leave(at);
+    const last = this.phases.at(-1);
+    if (state === 'aborting' && last !== undefined) last.broken = true;
     if (state === 'done' || state === 'aborted') return;
-    this.phases.push({ state, title: this.#title(state), began_at: at, ended_at: undefined });
+    this.phases.push({ state, title: this.#title(state), began_at: at, ended_at: undefined, broken: false });
   }
 
   #leave(at: number): void {
@@ -82,7 +92,8 @@ export function progressLines(progress: Progress, now_ms: number, style: Style, 
     const running = phase.ended_at === undefined;
     const turn = SPINNER[Math.floor(now_ms / 100) % SPINNER.length] ?? '·';
     const undoing = phase.state === 'aborting';
-    const mark = running ? style.cyan(turn) : undoing ? style.yellow('↩') : style.green('✔');
+    const done = phase.broken ? style.red('✗') : style.green('✔');
+    const mark = running ? style.cyan(turn) : undoing ? style.yellow('↩') : done;
     const time = formatDuration((phase.ended_at ?? Math.max(now_ms, phase.began_at)) - phase.began_at);
     return `  ${mark} ${truncate(phase.title, width - 16).padEnd(width - 15)} ${style.dim(time.padStart(10))}`;
   });

@@ -85,7 +85,7 @@ export function renderCheck(cli: Cli, result: CheckResult): string {
     ? `${style.green('✔')} ${result.service} can move from ${result.source} to ${result.destination}`
     : `${style.red('✗')} ${result.service} cannot move from ${result.source} to ${result.destination} as it is`;
   const sizes = `${formatBytes(result.state_bytes)} of memory, ${formatBytes(result.file_bytes)} of files`;
-  return [`${verdict} (${result.technique}, ${result.approach}; ${sizes}).`, ...findings, ''].join('\n');
+  return [`${verdict}.`, `  ${result.technique}, ${result.approach}; ${sizes}`, ...findings, ''].join('\n');
 }
 
 function rank(severity: 'error' | 'warning' | 'info'): number {

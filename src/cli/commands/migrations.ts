@@ -69,7 +69,7 @@ function addShow(program: Command, runner: Runner): void {
       const migration = await client.migration(id);
       if (options.follow) {
         const ended = migration.state === 'done' || migration.state === 'aborted';
-        return ended ? conclude(cli, migration) : follow(cli, client, migration);
+        return ended ? conclude(cli, client, migration) : follow(cli, client, migration);
       }
       cli.show(migration, () => renderMigration(cli, migration));
       return 0;

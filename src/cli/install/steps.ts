@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { chmod, cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { run } from '#src/telemetry/exec.ts';
@@ -104,6 +104,8 @@ function modulesDirectory(): string {
 
 /** The new copy is complete before it takes the old one's place, so that an interrupted installation can be repeated. */
 async function copyApp(checkout: string, app: string): Promise<void> {
+  // Run from the installation itself, it only writes its settings anew.
+  if (resolve(checkout) === resolve(app)) return;
   const fresh = `${app}.new`;
   const old = `${app}.old`;
   await rm(fresh, { recursive: true, force: true });

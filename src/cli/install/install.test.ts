@@ -1,0 +1,41 @@
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { run } from '#src/telemetry/exec.ts';
+import { CHECKOUT } from '../commands/misc.ts';
+import { installSteps, runtimePackages, type Step, uninstallSteps } from './steps.ts';
+
+async function carryOut(steps: readonly Step[]): Promise<void> {
+  for (const step of steps) await step.act();
+}
+
+it('installs a command line that runs, again over itself, and removes it', { timeout: 60_000 }, async () => {
+  const root = await mkdtemp(join(tmpdir(), 'ums-install-'));
+  const layout = {
+    prefix: join(root, 'opt'),
+    link: join(root, 'bin', 'ums'),
+    unit: join(root, 'unit', 'ums-agent.service'),
+    environment: join(root, 'etc', 'agent.env'),
+  };
+  try {
+    const settings = { name: 'alpha', peerAddress: '192.0.2.1', peerPort: 7440 };
+    for (let round = 0; round < 2; round += 1) await carryOut(installSteps(CHECKOUT, layout, settings, false));
+    const { stdout } = await run(layout.link, ['doctor', '--json'], { okExitCodes: [0, 4] });
+    expect(JSON.parse(stdout)).toHaveProperty('checks');
+    expect(await readFile(layout.environment, 'utf8')).toContain('PEER_ADDRESS=192.0.2.1');
+    expect(existsSync(join(layout.prefix, 'app', 'node_modules', 'vitest'))).toBe(false);
+    expect(existsSync(join(layout.prefix, 'app.new'))).toBe(false);
+    await carryOut(uninstallSteps(layout, false));
+    for (const path of Object.values(layout)) expect(existsSync(path)).toBe(false);
+  } finally {
+    await rm(root, { recursive: true, force: true });
+  }
+});
+
+it('takes along what is needed to run, and nothing that only development needs', async () => {
+  const packages = await runtimePackages(CHECKOUT);
+  expect(packages).toEqual(expect.arrayContaining(['commander', 'fastify', 'undici', 'zod', '@peculiar/x509']));
+  for (const name of ['vitest', 'typescript', 'oxlint', '@biomejs/biome']) expect(packages).not.toContain(name);
+});
