@@ -1,7 +1,7 @@
 #!/bin/sh
 # CRIU calls this at every stage of a restore. It lies (as a link) in the restore's own directory, beside its settings.
 #
-# setup-namespaces: a new network namespace has its loopback interface down, so that sockets bound to it could not be
+# post-setup-namespaces: a new network namespace has its loopback interface down, so that sockets bound to it could not be
 # made again; it is brought up before CRIU makes them.
 # pre-resume: every process exists but none has run. The container's cgroup is frozen here, so that CRIU, when it lets
 # go, leaves the processes as they are. CRIU itself sits in that cgroup (runc put it there) and must leave it first.
@@ -54,9 +54,10 @@ freeze_v1() {
 }
 
 case ${CRTOOLS_SCRIPT_ACTION:-} in
-    setup-namespaces)
+    post-setup-namespaces)
         if [ -e "$dir/own-network" ]; then
-            nsenter --target "$CRTOOLS_INIT_PID" --net ip link set lo up || exit 1
+            # By path: with --target, nsenter 2.41 stays where it is here, and reports success.
+            nsenter --net="/proc/$CRTOOLS_INIT_PID/ns/net" ip link set lo up || exit 1
         fi
         ;;
     pre-resume)

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { criuFailure } from '#src/checkpoint/errors.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -6,6 +6,7 @@ import { type Freezer, freezerOf, isFrozen, isFullyFrozen, isMissing, poll } fro
 import { logOf } from './dump.ts';
 
 const FREEZE_LIMIT_MS = 5000;
+const KILL_LIMIT_MS = 20_000;
 
 /** Throws unless the processes around `pid` exist and stand still, every one. */
 export async function requireAllFrozen(pid: number, workDir: string): Promise<void> {
@@ -24,11 +25,32 @@ export async function requireAllFrozen(pid: number, workDir: string): Promise<vo
 export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<void> {
   if (freezer.version === 2) {
     await writeFile(join(freezer.directory, 'cgroup.kill'), '1');
+    await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
+    // A group that stays frozen without processes looks paused to runc for ever.
+    if (await isEmpty(freezer)) await thawEmpty(freezer);
     return;
   }
   // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
   for (const pid of pids) kill(pid);
   await writeFile(join(freezer.directory, 'freezer.state'), 'THAWED');
+}
+
+async function isEmpty(freezer: Freezer): Promise<boolean> {
+  try {
+    return /^populated 0$/m.test(await readFile(join(freezer.directory, 'cgroup.events'), 'utf8'));
+  } catch (error) {
+    if (isMissing(error)) return true;
+    throw error;
+  }
+}
+
+async function thawEmpty(freezer: Freezer): Promise<void> {
+  try {
+    await writeFile(join(freezer.directory, 'cgroup.freeze'), '0', { flag: 'r+' });
+  } catch (error) {
+    // The engine has removed the group meanwhile.
+    if (!isMissing(error)) throw error;
+  }
 }
 
 function kill(pid: number): void {

@@ -265,11 +265,14 @@ export class RuncDriver implements Driver {
     if (freezer !== undefined && (await isFrozen(freezer))) await killFrozen(freezer, pids);
     const { id } = readHandle(handle);
     if (freezer === undefined || (await runcState(id))?.status === 'stopped') return;
-    await changeRunc(['kill', id, 'KILL'], `kill ${id}`).catch(async (error: unknown) => {
-      const status = (await runcState(id))?.status;
-      if (status !== undefined && status !== 'stopped') throw error;
+    // It may end between the question and the kill, which then fails; what counts is that it has ended.
+    let failure: unknown;
+    await changeRunc(['kill', id, 'KILL'], `kill ${id}`).catch((error: unknown) => {
+      failure = error;
     });
-    await poll(async () => ((await runcState(id))?.status ?? 'stopped') === 'stopped', KILL_LIMIT_MS, 20);
+    const stopped = async () => ((await runcState(id))?.status ?? 'stopped') === 'stopped';
+    if (await poll(stopped, KILL_LIMIT_MS, 20)) return;
+    throw failure ?? new UmsError('UMS_E_TIMEOUT', { message: `${id} does not end`, fault: 'service' });
   }
 
   async discard(handle: string): Promise<void> {
