@@ -67,7 +67,8 @@ async function agentReady(host: Host): Promise<void> {
   for (;;) {
     const status = await agentRequest(host, 'GET', '/v1/system').then(
       () => 'ready' as const,
-      () => (agentPids(host).length === 0 ? ('ended' as const) : ('starting' as const)),
+      // Its group, not its name: a process that is about to become the agent still has another one.
+      () => (processesIn(join(host.cgroup, 'agent')).length === 0 ? ('ended' as const) : ('starting' as const)),
     );
     if (status === 'ready') return;
     if (status === 'ended' || Date.now() > limit) {

@@ -118,6 +118,7 @@ export class Coordinator {
 
   async #recoverSource(row: Row): Promise<void> {
     const { journal } = this.#context;
+    await this.#stopFreshCopy(row);
     const going: readonly string[] = ['committing', 'committed', 'redirecting', 'removing', 'aborting'];
     if (!going.includes(row.state)) {
       const next = await this.#whereFrom(row);
@@ -127,6 +128,24 @@ export class Coordinator {
       journal.transition(row.id, row.state, next);
     }
     this.source.start(row.id);
+  }
+
+  /**
+   * This host went down while the destination had, or may have, all of the service. If a restart policy started a copy
+   * from the files here, it must not go on beside the real one.
+   */
+  async #stopFreshCopy(row: Row): Promise<void> {
+    const handedOver: readonly string[] = [
+      'dumping',
+      'restoring',
+      'committing',
+      'committed',
+      'redirecting',
+      'removing',
+    ];
+    if (!handedOver.includes(row.state) || row.data['boot'] === (await bootMark())) return;
+    const driver = this.#context.driver(row.engine);
+    if ((await driver.state(row.handle)) === 'running') await driver.discard(row.handle);
   }
 
   /**

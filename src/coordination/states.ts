@@ -15,15 +15,18 @@
  * ┌committing   tells it to run                    ───────▶  committing  the service runs and is looked after
  * │  the window: thawed only if the destination answers that it does not run
  * └             ◀────────────────────────────────────────── active      (or aborted)
- *  committed    the destination owns the service   ───────▶  settling    marks and images are dropped
+ *  committed    is it still alive there?           ───────▶  settling    the one copy; never goes back
  *  redirecting  traffic goes to the destination              done
  *  removing     the source's copy is deleted
  *  done
  *
- *  On any failure before `committing`: aborting (tell the destination to drop everything, thaw, release) ▶ aborted.
- *  In `committing`: ask until the destination answers. `active` goes on, `aborted` goes back. A destination that has
- *  not been told to commit answers the question by aborting for good, so the answer can never change afterwards.
- *  From `committed` on every failure is tried again until it succeeds: there is no way back.
+ *  On any failure before `committing`: aborting (thaw, release, tell the destination to give up) ▶ aborted.
+ *  In `committing` the source repeats `commit` until the destination answers: `active` goes on, `aborted` goes back. Only
+ *  if an operator cancels does it ask with `give-up` instead, which ends for good what has not been committed yet; by
+ *  itself it must not, because after a loss of the source's host the destination's copy may be the only one.
+ *  In `committed` the destination may still answer `aborted`: it lost the service before anyone was served there.
+ *  From `redirecting` on every failure is tried again until it succeeds: there is no way back.
+ *  docs/model checks this with Promela.
  */
 export const SOURCE_STATES = [
   'planned',

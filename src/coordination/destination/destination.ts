@@ -336,11 +336,11 @@ export class Destination {
       const row = this.#row(peer, id);
       this.#require(row, ['active', 'settling', 'done', 'aborting', 'aborted']);
       const state = this.#state(id);
-      if (state === 'active' || state === 'settling') {
+      if (state === 'active') {
         const { handle, engine_id } = this.#context.journal.get(id);
         if ((await this.#driver(row).state(handle)) !== 'running') {
           await this.#goBack(id, state, lost(row, this.#context.systemName));
-        } else if (state === 'active') {
+        } else {
           this.#context.journal.adoptService(row.engine, engine_id, row.service_uid);
           await this.#context.traffic.setRoute(row.service_uid, { kind: 'here' });
           await this.#move(id, 'active', 'settling');
@@ -408,18 +408,20 @@ export class Destination {
         if (rebooted) await this.#goBack(id, state, lost(row, this.#context.systemName));
         return;
       case 'restoring':
-        if (engineState === 'restored') await this.#move(id, 'restoring', 'restored');
+        if (!rebooted && engineState === 'restored') await this.#move(id, 'restoring', 'restored');
         else await this.#goBack(id, state, interrupted(row, this.#context.systemName));
         return;
       case 'restored':
-        if (engineState !== 'restored') await this.#goBack(id, state, lost(row, this.#context.systemName));
+        if (rebooted || engineState !== 'restored') await this.#goBack(id, state, lost(row, this.#context.systemName));
         return;
       case 'committing':
-        if (engineState === 'restored' || engineState === 'running') await this.#commit(row, performance.now());
+        // A restart policy may have started it anew at boot: such a copy has nothing of the service's memory.
+        if (!rebooted && (engineState === 'restored' || engineState === 'running'))
+          await this.#commit(row, performance.now());
         else await this.#goBack(id, state, lost(row, this.#context.systemName));
         return;
       case 'active':
-        if (engineState !== 'running') await this.#goBack(id, state, lost(row, this.#context.systemName));
+        if (rebooted || engineState !== 'running') await this.#goBack(id, state, lost(row, this.#context.systemName));
         return;
       case 'aborting':
         await this.#abort(id);

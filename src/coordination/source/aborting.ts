@@ -25,11 +25,11 @@ async function bringBack(context: SagaContext, row: Row): Promise<void> {
   const driver = context.driver(row.engine);
   const state = await driver.state(row.handle);
   if (state === 'frozen') await driver.thaw(row.handle);
-  if (state !== 'stopped') return;
   if (row.data['boot'] === (await bootMark())) return;
   // This host went down and took the service's memory with it, as it would have without a migration. What is left is
   // its files, and the service was running, so it is started from them.
-  await driver.startFresh(row.handle);
+  // A restart policy may have done so already.
+  if (state === 'stopped') await driver.startFresh(row.handle);
   const lost = new UmsError('UMS_E_HOST_LOST', {
     message: `${context.systemName} went down while ${row.service} was being moved, before its memory had arrived at ${row.destination}.`,
     fault: 'source',

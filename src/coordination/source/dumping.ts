@@ -10,7 +10,7 @@ import type { Row } from '../journal.ts';
 import { listeningPorts } from '../listening.ts';
 import { answerSchema, receivedRequestSchema, sizesSchema } from '../messages.ts';
 import type { SourceStep } from './steps.ts';
-import { copyTrees } from './trees.ts';
+import { copyTrees, treesOf } from './trees.ts';
 
 const DUMP_TIMEOUT_MS = 3_600_000;
 
@@ -20,7 +20,7 @@ export const dumping: SourceStep = {
     const driver = context.driver(row.engine);
     const pids = await driver.processes(row.handle);
     const listening = await listeningPorts(pids);
-    const alwaysDirty = await sharedWritableMappings(pids);
+    const alwaysDirty = await sharedWritableMappings(pids, treesOf(row));
     // One failing ends the other: an AbortController of their own, because half a copy is of no use.
     const both = new AbortController();
     const either = AbortSignal.any([signal, both.signal]);
