@@ -177,7 +177,9 @@ async function demo(options: { json: boolean; keep: boolean }): Promise<number> 
     if (!options.keep) await tidy(lab, wasUp);
     return conclude(report, seen, options.keep);
   } catch (thrown) {
-    return report.failure(thrown);
+    const status = report.failure(thrown);
+    report.say('The test hosts are left as they are: ./ums lab logs alpha; ./ums lab down takes them away.');
+    return status;
   }
 }
 

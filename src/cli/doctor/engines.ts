@@ -1,72 +1,54 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { EngineFingerprint } from '#src/drivers/contract.ts';
+import { createDrivers } from '#src/drivers/registry.ts';
 import { run } from '#src/telemetry/exec.ts';
-import { toUmsError } from '#src/telemetry/errors.ts';
 import { type Check, missing, ok, warning } from './checks.ts';
 
-interface Engine {
-  name: string;
-  command: string;
-  args: string[];
-  version: RegExp;
-  mend: string;
-  /** False for engines that this version has no driver for. */
-  driven: boolean;
-}
+/** Engines that this version has no driver for: named, so that nobody wonders whether they were overlooked. */
+const OTHERS = ['docker', 'containerd', 'crictl'] as const;
 
-const ENGINES: readonly Engine[] = [
-  {
-    name: 'runc',
-    command: 'runc',
-    args: ['--version'],
-    version: /runc version (\S+)/,
-    mend: 'apt-get install runc',
-    driven: true,
-  },
-  {
-    name: 'podman',
-    command: 'podman',
-    args: ['--version'],
-    version: /version (\S+)/,
-    mend: 'apt-get install podman runc netavark aardvark-dns',
-    driven: true,
-  },
-  { name: 'docker', command: 'docker', args: ['--version'], version: /version ([^\s,]+)/, mend: '', driven: false },
-  { name: 'containerd', command: 'containerd', args: ['--version'], version: /\s(v?\d\S*)/, mend: '', driven: false },
-];
-
-async function engineCheck(engine: Engine): Promise<Check> {
-  const id = `engines.${engine.name}`;
+/** Every driver says for itself whether its engine can be used here. */
+export async function engineChecks(): Promise<Check[]> {
+  const directory = await mkdtemp(join(tmpdir(), 'ums-doctor-'));
   try {
-    const { stdout } = await run(engine.command, engine.args, { timeout_ms: 10_000 });
-    const version = engine.version.exec(stdout)?.[1] ?? stdout.trim().split('\n')[0] ?? '';
-    if (engine.driven) return ok('engines', id, engine.name, version);
-    return {
-      id,
-      group: 'engines',
-      what: engine.name,
-      status: 'info',
-      seen: `${version}; this version of ums has no driver for it`,
-      mend: '',
-    };
-  } catch (thrown) {
-    const error = toUmsError(thrown);
-    if (!engine.driven) return { id, group: 'engines', what: engine.name, status: 'info', seen: 'not there', mend: '' };
-    return warning('engines', id, engine.name, error.message, engine.mend);
+    const drivers = createDrivers({ runDir: directory, stateDir: directory });
+    const prints = await Promise.all([...drivers.values()].map((driver) => driver.fingerprint()));
+    const others = await Promise.all(OTHERS.map(otherCheck));
+    return [...prints.map(engineCheck), ...others.filter((check) => check !== undefined), anyCheck(prints)];
+  } finally {
+    await rm(directory, { recursive: true, force: true });
   }
 }
 
-export async function engineChecks(): Promise<Check[]> {
-  const checks = await Promise.all(ENGINES.map(engineCheck));
-  const usable = checks.filter((check) => check.status === 'ok').map((check) => check.what);
-  const runc = usable.includes('runc');
+function engineCheck(print: EngineFingerprint): Check {
+  const id = `engines.${print.engine}`;
+  const runtime = print.runtime === '' || print.engine === 'runc' ? '' : ` on runc ${print.runtime}`;
+  if (print.available) return ok('engines', id, print.engine, `${print.version}${runtime}`);
+  return warning('engines', id, print.engine, print.problem ?? 'cannot be used', print.mend ?? '');
+}
+
+function anyCheck(prints: readonly EngineFingerprint[]): Check {
   const what = 'an engine whose services can be moved';
-  const any = runc
-    ? ok('engines', 'engines.any', what, usable.join(', '))
-    : missing(
-        'engines',
-        'engines.any',
-        what,
-        usable.length === 0 ? 'none' : `${usable.join(', ')} without runc`,
-        'apt-get install runc (and podman)',
-      );
-  return [...checks, any];
+  const usable = prints.filter((print) => print.available).map((print) => print.engine);
+  if (usable.length > 0) return ok('engines', 'engines.any', what, usable.join(', '));
+  return missing('engines', 'engines.any', what, 'none', 'apt-get install runc, and podman if you use it');
+}
+
+async function otherCheck(name: string): Promise<Check | undefined> {
+  try {
+    await run(name, ['--version'], { timeout_ms: 10_000 });
+  } catch {
+    // Not there, so there is nothing to say about it.
+    return undefined;
+  }
+  return {
+    id: `engines.${name}`,
+    group: 'engines',
+    what: name,
+    status: 'info',
+    seen: 'is there; this version of ums has no driver for it',
+    mend: '',
+  };
 }
