@@ -24,7 +24,7 @@ export async function engineChecks(): Promise<Check[]> {
 
 function engineCheck(print: EngineFingerprint): Check {
   const id = `engines.${print.engine}`;
-  const runtime = print.runtime === '' || print.engine === 'runc' ? '' : ` on runc ${print.runtime}`;
+  const runtime = print.runtime === '' || print.engine === 'runc' ? '' : ` on ${print.runtime}`;
   if (print.available) return ok('engines', id, print.engine, `${print.version}${runtime}`);
   return warning('engines', id, print.engine, print.problem ?? 'cannot be used', print.mend ?? '');
 }
