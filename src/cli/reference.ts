@@ -42,6 +42,11 @@ line, and so do \`demo\` and \`bench\`; the last line has \`"event":"result"\`:
 | \`steps\` | \`[{name, start_ms, duration_ms}]\`, from the beginning of the migration |
 | \`error\` | if any: \`{code, message, fault, state, mend, detail?}\` |
 
+The result of \`demo\` has these for its first move, all moves under \`moves\`, and \`lost_writes\`, \`acknowledged_writes\`,
+\`client_downtime_ms\` (the longest time between two acknowledged writes, as the client saw it), \`checksum_equal\` and
+\`continuous\` (the same process, never restarted). The result of \`bench\` has every repetition, the machine, the link and
+\`checks\`: \`[{name, value, limit, ok}]\`, one for each figure asked of it; the command ends with 1 when one is not ok.
+
 An error of any other command is \`{"event":"error", "code", "message", "fault", "state", "mend", "exit_status"}\` on standard output.
 `;
 
