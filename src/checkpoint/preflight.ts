@@ -8,6 +8,7 @@ import type { Finding } from '#src/drivers/contract.ts';
 
 /** Descriptors of one process that are looked at; a process may have a million. */
 const MAX_DESCRIPTORS = 65_536;
+const CAP_SYS_RESOURCE = 24;
 
 /** Kinds of anonymous inodes that CRIU 4 dumps. Everything else of the kind is unknown to it. */
 const DUMPABLE_ANON = new Set(['eventfd', 'eventpoll', 'inotify', 'fanotify', 'signalfd', 'timerfd', 'pidfd']);
@@ -53,6 +54,8 @@ export interface ProcessView {
   refusedSockets: ReadonlyMap<string, string>;
   /** `mnt:[…]` and so on of the service's first process and of this one. */
   namespaces: Record<string, string>;
+  /** CRIU has CAP_SYS_RESOURCE here, as root usually does. */
+  mayReadLimits: boolean;
   firstNamespaces: Record<string, string>;
 }
 
@@ -80,6 +83,7 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
   const [first] = pids;
   if (first === undefined) return [];
   const firstNamespaces = await namespacesOf(first);
+  const mayReadLimits = hasCapability(await readFile('/proc/self/status', 'utf8'), CAP_SYS_RESOURCE);
   for (const pid of pids) {
     const namespaces = await namespacesOf(pid);
     const network = namespaces['net'] ?? '';
@@ -96,6 +100,7 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
       knownSockets: table.known,
       refusedSockets: table.refused,
       namespaces,
+      mayReadLimits,
       firstNamespaces,
     };
     // The same reason in many processes is one finding.
@@ -135,6 +140,12 @@ async function socketsOf(pid: number): Promise<{ known: Set<string>; refused: Ma
     }
   }
   return { known, refused };
+}
+
+/** `status` is /proc/PID/status. */
+export function hasCapability(status: string, bit: number): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0';
+  return (BigInt(`0x${effective}`) >> BigInt(bit)) % 2n === 1n;
 }
 
 export function inodesOf(text: string, column: number): string[] {
@@ -213,6 +224,16 @@ function judgeStatus(view: ProcessView): Finding[] {
       what: `Process ${view.pid} is being traced by process ${tracer}`,
       why: 'CRIU has to trace it, and a process has one tracer at most.',
       mend: 'End the debugger or tracer.',
+    });
+  }
+  const user = /^Uid:\s*(\d+)/m.exec(view.status)?.[1];
+  if (user !== undefined && user !== '0' && !view.mayReadLimits) {
+    findings.push({
+      severity: 'error',
+      id: 'criu.capability',
+      what: `Processes of user ${user} cannot be dumped here`,
+      why: 'This system withholds CAP_SYS_RESOURCE from root, and CRIU needs it to read the limits of another user’s process.',
+      mend: 'Give the agent CAP_SYS_RESOURCE, or run the service as root inside its container.',
     });
   }
   const uninterruptible = /^State:\s*D/m.test(view.status);
