@@ -39,7 +39,9 @@ export async function installPrerequisites(say: Say): Promise<void> {
   // A source that has nothing to do with us may be broken; only the packages themselves matter.
   await run('apt-get', ['update', '-qq'], { env, timeout_ms: INSTALL_LIMIT_MS, okExitCodes: [0, 100] });
   const packages = missing.map((needed) => needed.package);
-  await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], {
+  // Another installation may be under way: apt's own, or a second run of this.
+  const wait = ['-o', 'DPkg::Lock::Timeout=300'];
+  await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...wait, ...packages], {
     env,
     timeout_ms: INSTALL_LIMIT_MS,
   });

@@ -4,6 +4,7 @@ import { basename, join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { buildImages } from './images.ts';
+import { removeOldLayers } from './layers.ts';
 import { withLock } from './lock.ts';
 import { debianMirror } from './mirror.ts';
 import { cacheDir } from './names.ts';
@@ -77,6 +78,7 @@ export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
     await complete(root.base, (path) => buildBase(path, say));
     await complete(root.work, (path) => buildWork(path, root.base, say));
     await complete(root.tools, (path) => buildTools(path));
+    await removeOldLayers(cache, Object.values(root));
   });
   return root;
 }
