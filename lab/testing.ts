@@ -33,7 +33,8 @@ function realModules(): string {
 
 /** Tools that are scripts shall find this Node, not an older one that comes first in the PATH. */
 function toolEnv(): Record<string, string> {
-  return { PATH: [dirname(process.execPath), process.env['PATH'] ?? ''].join(delimiter) };
+  const plain: Record<string, string> = process.stderr.isTTY ? {} : { NO_COLOR: '1', FORCE_COLOR: '0' };
+  return { ...plain, PATH: [dirname(process.execPath), process.env['PATH'] ?? ''].join(delimiter) };
 }
 
 const rooms = (): string[] => ROOMS.filter((room) => existsSync(join(root, room)));
