@@ -7,6 +7,8 @@ export interface Surroundings {
   image: Image;
   volumes: ReadonlyMap<string, Volume>;
   sysctls: Record<string, string>;
+  /** Paths of devices inside the container. */
+  devices: readonly string[];
 }
 
 /** Annotations that Podman and the image make themselves, or that stand for an option which is told elsewhere. */
@@ -50,11 +52,7 @@ export function specificationOf(inspect: Inspect, around: Surroundings): Specifi
     privileged: host.Privileged,
     readOnlyRootfs: host.ReadonlyRootfs,
     securityOptions: host.SecurityOpt.filter((option) => !(host.Privileged && option === 'unmask=all')),
-    devices: host.Devices.map((device) => ({
-      source: device.PathOnHost,
-      destination: device.PathInContainer,
-      permissions: device.CgroupPermissions,
-    })),
+    devices: devicesOf(inspect, around.devices),
     ...(config.StopSignal === null || config.StopSignal === undefined ? {} : { stopSignal: String(config.StopSignal) }),
     ...(config.StopTimeout === null || config.StopTimeout === undefined ? {} : { stopTimeout_s: config.StopTimeout }),
     init: config.Annotations['io.podman.annotations.init'] === 'TRUE',
@@ -90,6 +88,19 @@ export function specificationOf(inspect: Inspect, around: Surroundings): Specifi
       cgroup: host.CgroupMode,
     },
   };
+}
+
+function devicesOf(inspect: Inspect, made: readonly string[]): Specification['devices'] {
+  const told = inspect.HostConfig.Devices.map((device) => ({
+    source: device.PathOnHost,
+    destination: device.PathInContainer,
+    permissions: device.CgroupPermissions,
+  }));
+  // A privileged container has every device of its host.
+  if (inspect.HostConfig.Privileged) return told;
+  const known = new Set(told.map((device) => device.destination));
+  const untold = made.filter((path) => !known.has(path));
+  return [...told, ...untold.map((path) => ({ source: path, destination: path, permissions: 'rwm' }))];
 }
 
 function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mount {

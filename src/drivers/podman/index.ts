@@ -32,7 +32,7 @@ import {
   unmountShm,
   upperTree,
 } from './create.ts';
-import { specificationOf } from './describe.ts';
+import { specificationOf, type Surroundings } from './describe.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, importImage } from './images.ts';
 import { endFrozen } from './ending.ts';
@@ -106,7 +106,7 @@ export class PodmanDriver implements Driver {
     const image = await describeImage(inspect.Image, inspect.ImageName);
     return {
       summary,
-      specification: specificationOf(inspect, { image, volumes, sysctls: await sysctlsOf(inspect) }),
+      specification: specificationOf(inspect, { image, volumes, ...(await configOf(inspect)) }),
       handle: writeHandle({ v: 1, engine: 'podman', id: inspect.Id, name: inspect.Name }),
       trees: sourceTrees(inspect),
       losses: lossesOf(inspect, volumes),
@@ -344,13 +344,14 @@ async function volumesOf(inspect: Inspect): Promise<Map<string, Volume>> {
   return volumes;
 }
 
-async function sysctlsOf(inspect: Inspect): Promise<Record<string, string>> {
-  if (inspect.OCIConfigPath === '') return {};
+async function configOf(inspect: Inspect): Promise<Pick<Surroundings, 'sysctls' | 'devices'>> {
+  if (inspect.OCIConfigPath === '') return { sysctls: {}, devices: [] };
   try {
-    return ociConfigSchema.parse(JSON.parse(await readFile(inspect.OCIConfigPath, 'utf8'))).linux?.sysctl ?? {};
+    const { linux } = ociConfigSchema.parse(JSON.parse(await readFile(inspect.OCIConfigPath, 'utf8')));
+    return { sysctls: linux?.sysctl ?? {}, devices: (linux?.devices ?? []).map((device) => device.path) };
   } catch (error) {
     // A container that never ran has no configuration yet, and no state to move either.
-    if (isMissing(error)) return {};
+    if (isMissing(error)) return { sysctls: {}, devices: [] };
     throw error;
   }
 }

@@ -171,7 +171,15 @@ export const imageSchema = z.object({
   ManifestType: z.string().default(''),
 });
 
-/** The part of a running container's config.json that `podman inspect` does not tell. */
+/**
+ * The part of a running container's config.json that `podman inspect` does not tell: sysctls, and devices whose number
+ * Podman does not find again below /dev.
+ */
 export const ociConfigSchema = z.object({
-  linux: z.object({ sysctl: nullableRecord(z.string()) }).optional(),
+  linux: z
+    .object({
+      sysctl: nullableRecord(z.string()),
+      devices: nullableList(z.object({ path: z.string().startsWith('/') })),
+    })
+    .optional(),
 });

@@ -1,0 +1,92 @@
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { RestoreArea } from './restore-area.ts';
+
+/** The wrapper with a runtime that only writes down how it was called. */
+const ID = 'a'.repeat(64);
+let directory: string;
+let area: RestoreArea;
+let calls: string;
+
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'ums-wrapper-'));
+  area = new RestoreArea(directory);
+  calls = join(directory, 'calls');
+  const runc = join(directory, 'runc');
+  writeFileSync(runc, `#!/bin/sh\nprintf '%s\\n' "$@" "config=\${CRIU_CONFIG_FILE:-}" >'${calls}'\n`);
+  chmodSync(runc, 0o755);
+  await area.prepare({ id: ID, runc, imagesDir: '/images', workDir: '/work', ownNetwork: false });
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+function call(...args: string[]): string[] {
+  execFileSync(area.wrapper(ID), args);
+  return readFileSync(calls, 'utf8').trim().split('\n');
+}
+
+function bundle(cgroupsPath: string | undefined): string {
+  const path = join(directory, 'bundle');
+  mkdirSync(path);
+  writeFileSync(
+    join(path, 'config.json'),
+    JSON.stringify({ linux: { ...(cgroupsPath === undefined ? {} : { cgroupsPath }) } }),
+  );
+  return path;
+}
+const criuConf = (): string => readFileSync(join(area.directory(ID), 'criu.conf'), 'utf8');
+
+describe('the runtime wrapper', () => {
+  it('turns the create of its container into a restore, and keeps every other word', () => {
+    const at = bundle('/libpod_parent/libpod-x');
+    expect(call('--log-format=json', '--log', '/l og', 'create', '--bundle', at, '--pid-file', '/p', ID)).toEqual([
+      ...[
+        '--log-format=json',
+        '--log',
+        '/l og',
+        'restore',
+        '--detach',
+        '--image-path',
+        '/images',
+        '--work-path',
+        '/work',
+      ],
+      ...['--file-locks', '--bundle', at, '--pid-file', '/p', ID, `config=${join(area.directory(ID), 'criu.conf')}`],
+    ]);
+    expect(criuConf()).toMatch(/^cgroup-root :\/libpod_parent\/libpod-x$/m);
+    expect(criuConf()).toMatch(/^action-script .*\/hook$/m);
+  });
+  it("knows systemd's form of a control group, and runc's default", () => {
+    const at = bundle('machine-a.slice:libpod:x');
+    call('create', '--bundle', at, ID);
+    expect(criuConf()).toMatch(/^cgroup-root :\/machine\.slice\/machine-a\.slice\/libpod-x\.scope$/m);
+    rmSync(at, { recursive: true });
+    call('create', '--bundle', bundle(undefined), ID);
+    expect(criuConf()).toMatch(new RegExp(`^cgroup-root :/${ID}$`, 'm'));
+  });
+  it('is not in the way of other containers and other commands', () => {
+    expect(call('create', '--bundle', '/b', 'other')).toEqual(['create', '--bundle', '/b', 'other', 'config=']);
+    expect(call('kill', ID)).toEqual(['kill', ID, 'config=']);
+  });
+  it('lets a frozen container go on, and leaves a running one', () => {
+    const freezer = join(directory, 'freeze');
+    writeFileSync(join(area.directory(ID), 'freezer'), `${freezer}\n`);
+    writeFileSync(freezer, '1\n');
+    expect(call('start', ID)).toEqual(['resume', ID, 'config=']);
+    writeFileSync(freezer, '0\n');
+    rmSync(calls);
+    execFileSync(area.wrapper(ID), ['start', ID]);
+    expect(() => readFileSync(calls)).toThrow(/ENOENT/);
+  });
+  it('leaves an empty override behind, until the container is gone', async () => {
+    await area.settle(ID);
+    expect(await area.exists(ID)).toBe(false);
+    expect(readFileSync(area.override(ID), 'utf8')).toMatch(/^# /);
+    await area.sweep(new Set([ID]));
+    expect(readFileSync(area.override(ID), 'utf8')).toMatch(/^# /);
+    await area.sweep(new Set());
+    expect(() => readFileSync(area.override(ID))).toThrow(/ENOENT/);
+  });
+});
