@@ -28,68 +28,16 @@ export type HostFingerprint = z.infer<typeof hostFingerprintSchema>;
  * Flags that the kernel or a hypervisor sets for itself; no program executes an instruction because of them, so their
  * absence at the destination harms nobody.
  */
-const KERNEL_ONLY = new Set([
-  ...['hypervisor', 'constant_tsc', 'nonstop_tsc', 'tsc_known_freq', 'tsc_reliable', 'arch_perfmon', 'aperfmperf'],
-  ...[
-    'pni',
-    'dtherm',
-    'ida',
-    'arat',
-    'pln',
-    'pts',
-    'hwp',
-    'epb',
-    'pti',
-    'ssbd',
-    'ibrs',
-    'ibpb',
-    'stibp',
-    'ibrs_enhanced',
-  ],
-  ...[
-    'tpr_shadow',
-    'vnmi',
-    'flexpriority',
-    'ept',
-    'vpid',
-    'ept_ad',
-    'vmx',
-    'svm',
-    'npt',
-    'lbrv',
-    'nrip_save',
-    'dtes64',
-  ],
-  ...['cpuid_fault', 'invpcid_single', 'md_clear', 'flush_l1d', 'arch_capabilities', 'spec_ctrl', 'intel_stibp', 'mba'],
-  ...[
-    'cqm',
-    'cqm_llc',
-    'cqm_occup_llc',
-    'cqm_mbm_total',
-    'cqm_mbm_local',
-    'rdt_a',
-    'cat_l3',
-    'cdp_l3',
-    'nopl',
-    'xtopology',
-  ],
-  ...[
-    'cpuid',
-    'rep_good',
-    'acc_power',
-    'dts',
-    'acpi',
-    'ht',
-    'tm',
-    'tm2',
-    'pbe',
-    'est',
-    'monitor',
-    'smx',
-    'xtpr',
-    'pdcm',
-  ],
-]);
+const KERNEL_ONLY = new Set(
+  (
+    'hypervisor constant_tsc nonstop_tsc tsc_known_freq tsc_reliable arch_perfmon aperfmperf pni dtherm ' +
+    'ida arat pln pts hwp epb pti ssbd ibrs ibpb stibp ibrs_enhanced tpr_shadow vnmi flexpriority ept ' +
+    'vpid ept_ad vmx svm npt lbrv nrip_save dtes64 cpuid_fault invpcid_single md_clear flush_l1d ' +
+    'arch_capabilities spec_ctrl intel_stibp mba cqm cqm_llc cqm_occup_llc cqm_mbm_total cqm_mbm_local ' +
+    'rdt_a cat_l3 cdp_l3 nopl xtopology cpuid rep_good acc_power dts acpi ht tm tm2 pbe est monitor smx ' +
+    'xtpr pdcm'
+  ).split(' '),
+);
 
 export function parseCpuInfo(text: string): { model: string; flags: string[] } {
   const model = /^(?:model name|CPU part)\s*:\s*(.+)$/m.exec(text)?.[1] ?? 'unknown';

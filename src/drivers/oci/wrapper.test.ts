@@ -30,10 +30,7 @@ function call(...args: string[]): string[] {
 function bundle(cgroupsPath: string | undefined): string {
   const path = join(directory, 'bundle');
   mkdirSync(path);
-  writeFileSync(
-    join(path, 'config.json'),
-    JSON.stringify({ linux: { ...(cgroupsPath === undefined ? {} : { cgroupsPath }) } }),
-  );
+  writeFileSync(join(path, 'config.json'), JSON.stringify({ linux: cgroupsPath === undefined ? {} : { cgroupsPath } }));
   return path;
 }
 const criuConf = (): string => readFileSync(join(area.directory(ID), 'criu.conf'), 'utf8');
@@ -41,20 +38,12 @@ const criuConf = (): string => readFileSync(join(area.directory(ID), 'criu.conf'
 describe('the runtime wrapper', () => {
   it('turns the create of its container into a restore, and keeps every other word', () => {
     const at = bundle('/libpod_parent/libpod-x');
-    expect(call('--log-format=json', '--log', '/l og', 'create', '--bundle', at, '--pid-file', '/p', ID)).toEqual([
-      ...[
-        '--log-format=json',
-        '--log',
-        '/l og',
-        'restore',
-        '--detach',
-        '--image-path',
-        '/images',
-        '--work-path',
-        '/work',
-      ],
-      ...['--file-locks', '--bundle', at, '--pid-file', '/p', ID, `config=${join(area.directory(ID), 'criu.conf')}`],
-    ]);
+    const before = ['--log-format=json', '--log', '/l og'];
+    const after = ['--bundle', at, '--pid-file', '/p', ID];
+    const restore = ['restore', '--detach', '--image-path', '/images', '--work-path', '/work', '--file-locks'];
+    expect(call(...before, 'create', ...after)).toEqual(
+      before.concat(restore, after, [`config=${join(area.directory(ID), 'criu.conf')}`]),
+    );
     expect(criuConf()).toMatch(/^cgroup-root :\/libpod_parent\/libpod-x$/m);
     expect(criuConf()).toMatch(/^action-script .*\/hook$/m);
   });

@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
@@ -75,19 +75,19 @@ describe('podman inspect to specification and back', () => {
   );
 });
 
-describe('what cannot be kept', () => {
-  const byName = (name: string) => {
-    const found = fixtures.find((fixture) => fixture.name === name);
-    if (found === undefined) throw new Error(`no fixture ${name}`);
-    return found;
-  };
-  const change = (name: string, edit: (inspect: Inspect) => void): (() => void) => {
-    const { original } = byName(name);
-    const inspect = structuredClone(original);
-    edit(inspect);
-    return () => refuseUnmovable(inspect, new Map());
-  };
+function byName(name: string): z.infer<typeof fixtureSchema> {
+  const found = fixtures.find((fixture) => fixture.name === name);
+  if (found === undefined) throw new Error(`no fixture ${name}`);
+  return found;
+}
 
+function judged(name: string, edit: (inspect: Inspect) => void): () => void {
+  const inspect = structuredClone(byName(name).original);
+  edit(inspect);
+  return () => refuseUnmovable(inspect, new Map());
+}
+
+describe('what cannot be kept', () => {
   it('is said', () => {
     const { original } = byName('time');
     expect(lossesOf(original, new Map()).join('\n')).toMatch(/run limit/);
@@ -99,11 +99,11 @@ describe('what cannot be kept', () => {
   });
 
   it('is refused where nothing would be left of the service', () => {
-    expect(change('plain', () => undefined)).not.toThrow();
-    expect(change('plain', (inspect) => (inspect.HostConfig.NetworkMode = 'container:abc'))).toThrow(/namespace/);
-    expect(change('plain', (inspect) => (inspect.Pod = 'abc'))).toThrow(/pod/);
-    expect(change('plain', (inspect) => (inspect.OCIRuntime = 'crun'))).toThrow(/crun/);
-    expect(change('plain', (inspect) => (inspect.HostConfig.PidMode = 'host'))).toThrow(/process id/);
+    expect(judged('plain', () => undefined)).not.toThrow();
+    expect(judged('plain', (inspect) => (inspect.HostConfig.NetworkMode = 'container:abc'))).toThrow(/namespace/);
+    expect(judged('plain', (inspect) => (inspect.Pod = 'abc'))).toThrow(/pod/);
+    expect(judged('plain', (inspect) => (inspect.OCIRuntime = 'crun'))).toThrow(/crun/);
+    expect(judged('plain', (inspect) => (inspect.HostConfig.PidMode = 'host'))).toThrow(/process id/);
   });
 });
 
