@@ -4,11 +4,9 @@ import { makeStyle, processIo } from '#src/cli/terminal.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { type Outcome, runEndToEnd, runStaticChecks, runUnitTests, summaryLines } from './testing.ts';
 
-/** `ums test`: static checks, unit tests, then the privileged tests in a lab of their own. */
+/** `ums test`: static checks, unit tests, then the privileged tests in labs of their own. */
 const program = new Command('ums test')
-  .description(
-    'Run the checks and tests of the project. End-to-end tests use a lab of their own, named by UMS_LAB or "test".',
-  )
+  .description('Run the checks and tests of the project. End-to-end tests use labs of their own, test-1 and test-2.')
   .argument('[PART]', 'checks, unit or e2e; without it, all three')
   .argument('[PATTERN]', 'with unit or e2e: only files whose name contains this')
   .option('--json', 'print the outcome as one JSON object on standard output')

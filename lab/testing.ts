@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, cpSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
@@ -8,6 +8,8 @@ import { run } from '#src/telemetry/exec.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { Lab } from './lab.ts';
 import { cacheDir } from './names.ts';
+import { installPrerequisites } from './prerequisites.ts';
+import { buildRootFileSystem } from './rootfs.ts';
 import { sayToPerson as say } from './say.ts';
 
 /** One line of the summary: a check, the unit tests, or a file of end-to-end tests. */
@@ -23,6 +25,8 @@ const bin = join(realModules(), '.bin');
 const CHECK_LIMIT_MS = 180_000;
 const UNIT_LIMIT_MS = 300_000;
 const E2E_FILE_LIMIT_MS = 780_000;
+/** Files of end-to-end tests that run at once. */
+const LANES = 2;
 const KILL_AFTER_MS = 10_000;
 const ROOMS = ['src', 'lab', 'bench', 'test', 'tools'];
 
@@ -89,25 +93,42 @@ export async function runUnitTests(pattern: string, signal: AbortSignal): Promis
   });
 }
 
-/** Each file gets a fresh lab: what one leaves behind must not decide about another. */
+/**
+ * Each file gets a fresh lab: what one leaves behind must not decide about another. Most of a test's time is waiting, so
+ * two files run at once, each in a lab of its own; those that measure performance run alone, at the end.
+ */
 export async function runEndToEnd(pattern: string, signal: AbortSignal): Promise<Outcome[]> {
-  process.env['UMS_LAB'] ??= 'test';
   const files = readdirSync(join(root, 'test', 'e2e'))
     .filter((file) => file.endsWith('.e2e.ts') && file.includes(pattern))
     .sort();
   if (files.length === 0) {
     throw new UmsError('UMS_E_USAGE', { message: `No end-to-end test is named like "${pattern}"`, fault: 'user' });
   }
-  const lab = Lab.open(undefined, say);
+  // What is missing is installed and built once, outside of any test's time.
+  await installPrerequisites(say);
+  await buildRootFileSystem(say);
+  const name = process.env['UMS_LAB'] ?? 'test';
+  const together = files.filter((file) => !file.includes('performance'));
+  const alone = files.filter((file) => file.includes('performance'));
+  const lanes = Math.min(LANES, together.length);
+  const outcomes = await Promise.all(
+    Array.from({ length: lanes }, (_, lane) => inLab(`${name}-${lane + 1}`, together, lanes > 1, signal)),
+  );
+  const last = await inLab(`${name}-1`, alone, false, signal);
+  return [...outcomes.flat(), ...last].sort((left, right) => files.indexOf(left.name) - files.indexOf(right.name));
+}
+
+/** Takes file after file off the list, which lanes share, and runs it in the lab of that name. */
+async function inLab(name: string, files: string[], quiet: boolean, signal: AbortSignal): Promise<Outcome[]> {
+  const lab = Lab.open(name, say);
   const outcomes: Outcome[] = [];
+  let file = files.shift();
+  if (file === undefined) return outcomes;
   try {
-    await lab.down();
-    // Installs and builds what is missing outside of any test's time.
-    await lab.up({ agents: false });
-    for (const file of files) {
+    while (file !== undefined && !signal.aborted) {
       await lab.down();
-      outcomes.push(await runFile(file, lab, signal));
-      if (signal.aborted) break;
+      outcomes.push(await runFile(file, lab, quiet, signal));
+      file = files.shift();
     }
   } finally {
     await lab.down();
@@ -115,25 +136,26 @@ export async function runEndToEnd(pattern: string, signal: AbortSignal): Promise
   return outcomes;
 }
 
-async function runFile(file: string, lab: Lab, signal: AbortSignal): Promise<Outcome> {
+async function runFile(file: string, lab: Lab, quiet: boolean, signal: AbortSignal): Promise<Outcome> {
   return inWorkspace(async (directory) => {
     const started = Date.now();
-    say(`\n${file}`);
+    say(`Running ${file}`);
     const tap = join(directory, 'report.tap');
+    const output = join(directory, 'output');
     const reporters = [
       '--test-reporter=spec',
       '--test-reporter-destination=stderr',
       '--test-reporter=tap',
       `--test-reporter-destination=${tap}`,
     ];
-    const args = [
-      '--disable-warning=ExperimentalWarning',
-      '--test',
-      '--test-concurrency=1',
-      ...reporters,
-      join('test', 'e2e', file),
-    ];
-    const exitCode = await runInView(process.execPath, args, { limit_ms: E2E_FILE_LIMIT_MS, signal });
+    const node = ['--disable-warning=ExperimentalWarning', '--test', '--test-concurrency=1'];
+    const fd = quiet ? openSync(output, 'w') : 2;
+    const how = { limit_ms: E2E_FILE_LIMIT_MS, signal, env: { UMS_LAB: lab.name }, output: fd };
+    const exitCode = await runInView(process.execPath, [...node, ...reporters, join('test', 'e2e', file)], how);
+    if (quiet) {
+      closeSync(fd);
+      say(`${file}:\n${readFileSync(output, 'utf8')}`);
+    }
     const counts = countTap(existsSync(tap) ? readFileSync(tap, 'utf8') : '');
     const failed = exitCode === 0 ? counts.failed : Math.max(1, counts.failed);
     if (failed > 0) keepLogs(file, lab);
@@ -168,13 +190,18 @@ async function inWorkspace<T>(work: (directory: string) => Promise<T>): Promise<
   }
 }
 
-/** Runs a program whose output the person watches as it comes; all of it goes to standard error. */
-async function runInView(
-  command: string,
-  args: readonly string[],
-  how: { limit_ms: number; signal: AbortSignal },
-): Promise<number> {
-  const child = spawn(command, args, { cwd: root, env: { ...process.env, ...toolEnv() }, stdio: ['ignore', 2, 2] });
+interface InView {
+  limit_ms: number;
+  signal: AbortSignal;
+  env?: Record<string, string>;
+  /** Descriptor for both its outputs; without it, the person watches them on standard error as they come. */
+  output?: number;
+}
+
+async function runInView(command: string, args: readonly string[], how: InView): Promise<number> {
+  const output = how.output ?? 2;
+  const env = { ...process.env, ...toolEnv(), ...how.env };
+  const child = spawn(command, args, { cwd: root, env, stdio: ['ignore', output, output] });
   const end = (reason: string): void => {
     say(`Ending ${basename(command)}: ${reason}`);
     child.kill('SIGTERM');
