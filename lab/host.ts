@@ -9,6 +9,7 @@ import {
   handDownControllers,
   joinCgroup,
   killCgroup,
+  removeCgroup,
   makeCgroup,
   processesIn,
   readOrEmpty,
@@ -111,9 +112,10 @@ export class Host {
     });
   }
 
-  /** Ends every process of the host at once, with no chance to say good-bye. */
+  /** Ends every process of the host at once, with no chance to say good-bye. Its groups go too, as with a kernel. */
   async kill(): Promise<void> {
     await killCgroup(this.cgroup);
+    await removeCgroup(this.cgroup);
   }
 
   /** The command line that runs a program on this host with everything about it right: namespaces, cgroup, environment. */

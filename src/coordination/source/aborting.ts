@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Driver } from '#src/drivers/contract.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
@@ -29,14 +30,27 @@ async function bringBack(context: SagaContext, row: Row): Promise<void> {
   // This host went down and took the service's memory with it, as it would have without a migration. What is left is
   // its files, and the service was running, so it is started from them.
   // A restart policy may have done so already.
-  if (state === 'stopped') await driver.startFresh(row.handle);
+  const problem = state === 'stopped' ? await startAgain(driver, row) : undefined;
   const lost = new UmsError('UMS_E_HOST_LOST', {
     message: `${context.systemName} went down while ${row.service} was being moved, before its memory had arrived at ${row.destination}.`,
     fault: 'source',
-    state: `${row.service} was started again on ${context.systemName} from its files; what was only in memory is lost.`,
-    mend: 'Nothing to do for the migration; try it again when you like.',
+    state:
+      problem === undefined
+        ? `${row.service} was started again on ${context.systemName} from its files; what was only in memory is lost.`
+        : `${row.service} is stopped on ${context.systemName} with its files; what was only in memory is lost. It could not be started again: ${problem}`,
+    mend: problem === undefined ? 'Try the migration again when you like.' : 'Mend what the message says and start it.',
   });
   context.journal.update(row.id, { error: lost.toReport() });
+}
+
+/** The host's own crash stopped it, so not being able to start it again must not hold the migration open for ever. */
+async function startAgain(driver: Driver, row: Row): Promise<string | undefined> {
+  try {
+    await driver.startFresh(row.handle);
+    return undefined;
+  } catch (error) {
+    return toUmsError(error).message;
+  }
 }
 
 /** Best effort now; if the destination does not hear it, it is told when it can be reached again (see recovery). */
