@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { labPaths } from './names.ts';
 import { readState } from './state.ts';
@@ -9,9 +9,11 @@ import { removeTree } from './trees.ts';
  * week is removed. Building is the moment for it, because only building adds one.
  */
 const AGE_MS_MIN = 7 * 24 * 3600 * 1000;
-const LAYER = /^(base|work|tools)-[0-9a-f]{16}(\.incomplete)?$/;
+const LAYER = /^(base|work|tools)-[0-9a-f]{16}$/;
+const INCOMPLETE = /\.incomplete-(\d+)(\.preferences)?$/;
 
 export async function removeOldLayers(cache: string, inUse: readonly string[]): Promise<void> {
+  await removeAbandoned(cache);
   const named = new Set([...inUse, ...namedByLabs()]);
   const old = readdirSync(cache)
     .filter((name) => LAYER.test(name))
@@ -20,6 +22,14 @@ export async function removeOldLayers(cache: string, inUse: readonly string[]): 
   if (old.length === 0) return;
   const mounted = mountedAnywhere();
   for (const path of old) if (!mounted.includes(path)) await removeTree(path);
+}
+
+/** What a build left whose process is no more. */
+async function removeAbandoned(cache: string): Promise<void> {
+  for (const name of readdirSync(cache)) {
+    const pid = INCOMPLETE.exec(name)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) await removeTree(join(cache, name));
+  }
 }
 
 function namedByLabs(): string[] {

@@ -83,13 +83,21 @@ export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
   return root;
 }
 
+/**
+ * The temporary name is this process's own: a build whose starter was killed may go on writing for a while, and must not
+ * write into ours.
+ */
 async function complete(path: string, build: (temporary: string) => Promise<void>): Promise<void> {
   if (existsSync(path)) return;
-  const temporary = `${path}.incomplete`;
+  const temporary = `${path}.incomplete-${process.pid}`;
   await removeTree(temporary);
   mkdirSync(temporary);
-  await build(temporary);
-  renameSync(temporary, path);
+  try {
+    await build(temporary);
+    renameSync(temporary, path);
+  } finally {
+    await removeTree(temporary);
+  }
 }
 
 async function buildBase(path: string, say: Say): Promise<void> {
@@ -118,7 +126,11 @@ async function buildBase(path: string, say: Say): Promise<void> {
     `deb [check-valid-until=no] ${mirror} testing main`,
   ];
   try {
-    await run('mmdebstrap', args, { timeout_ms: BUILD_LIMIT_MS, pickLine: aptLine });
+    // It ends when this process does, however that ends.
+    await run('setpriv', ['--pdeathsig', 'TERM', 'mmdebstrap', ...args], {
+      timeout_ms: BUILD_LIMIT_MS,
+      pickLine: aptLine,
+    });
   } catch (error) {
     throw new UmsError('UMS_E_LAB', {
       message: `The root file system of the test hosts could not be built: ${error instanceof Error ? error.message : String(error)}`,
