@@ -5,16 +5,20 @@ import type { SourceStep } from './steps.ts';
 export const freezing: SourceStep = {
   async run(context, row, _signal, memory) {
     const driver = context.driver(row.engine);
-    const state = await driver.state(row.handle);
-    if (state !== 'running' && state !== 'frozen') {
+    memory.frozenSince_ms = performance.now();
+    try {
+      await driver.freeze(row.handle);
+    } catch (error) {
+      // Asked only now, because the service waits for the answer.
+      const state = await driver.state(row.handle);
+      if (state === 'running' || state === 'frozen') throw error;
       throw new UmsError('UMS_E_SERVICE_GONE', {
         message: `${row.service} is ${state}: it ended or was removed while it was being moved.`,
         fault: 'service',
         mend: 'Start it again and look at its log.',
+        cause: error,
       });
     }
-    memory.frozenSince_ms = performance.now();
-    await driver.freeze(row.handle);
     return 'dumping';
   },
 };

@@ -234,7 +234,9 @@ export class PodmanDriver implements Driver {
     } catch (error) {
       throw engineError(error, `let ${inspect.Name} run`);
     }
-    if (!(await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 20))) {
+    // The kernel is asked, not the engine again: clients wait for this.
+    const freezer = await this.#freezer(inspect);
+    if (freezer === undefined || !(await poll(async () => !(await isFrozen(freezer)), THAW_LIMIT_MS, 5))) {
       throw new UmsError('UMS_E_RESTORE', {
         message: `${inspect.Name} was let go but does not run`,
         fault: 'destination',
