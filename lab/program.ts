@@ -17,6 +17,7 @@ export function labProgram(): Command {
       'Test hosts on this machine, each with its own root, network, processes, agent, runc, Podman and CRIU 4.',
     )
     .enablePositionalOptions()
+    .exitOverride()
     .addHelpText(
       'after',
       examples('ums lab up', 'ums lab exec alpha -- podman ps', 'ums --context alpha ls', 'ums lab down'),
