@@ -49,9 +49,9 @@ function hash(...parts: (string | Buffer)[]): string {
   return sum.digest('hex').slice(0, 16);
 }
 
-function treeParts(directory: string): (string | Buffer)[] {
+function treeParts(directory: string, ending = ''): (string | Buffer)[] {
   return readdirSync(directory, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
+    .filter((entry) => entry.isFile() && entry.name.endsWith(ending))
     .map((entry) => join(entry.parentPath, entry.name))
     .sort()
     .flatMap((path) => [basename(path), readFileSync(path)]);
@@ -64,7 +64,7 @@ export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
   const workKey = hash(
     baseKey,
     String(WORK_RECIPE_VERSION),
-    ...treeParts(join(here, 'workloads')),
+    ...treeParts(join(here, 'workloads'), '.c'),
     ...treeParts(join(here, 'image')),
   );
   const toolsKey = hash(process.arch, ...treeParts(join(here, 'host')), ...treeParts(join(here, 'wire')));
