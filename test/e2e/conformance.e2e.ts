@@ -1,0 +1,263 @@
+import assert from 'node:assert/strict';
+import { rm } from 'node:fs/promises';
+import { after, before, describe, it } from 'node:test';
+import { z } from 'zod';
+import type { Host } from '#lab/host.ts';
+import { Lab } from '#lab/lab.ts';
+import { CONFORMANCE_CASES, type ConformanceSide, type ConformanceWorld } from '#src/drivers/conformance.ts';
+import type { EngineName, Tree } from '#src/drivers/contract.ts';
+import { run } from '#src/telemetry/exec.ts';
+import { RemoteDriver } from './support/remote-driver.ts';
+import { until } from './support/moves.ts';
+
+/** The contract of src/drivers, for every driver, between two hosts of the lab. */
+const TEST_LIMIT_MS = 300_000;
+const START_LIMIT_MS = 15_000;
+const SCRATCH = '/run/ums-conformance-scratch';
+const IMAGES = { imagesDir: `${SCRATCH}/images`, workDir: `${SCRATCH}/work` };
+const IMAGE_FILE = `${SCRATCH}/image.tar`;
+const PAGE_PORT = 27_440;
+const PROGRAM = ['memhog', '4', '100', '/tmp/ticks'];
+
+const lab = Lab.open();
+let alpha: Host;
+let beta: Host;
+
+before(async () => {
+  await lab.up();
+  alpha = lab.host('alpha');
+  beta = lab.host('beta');
+  for (const host of [alpha, beta]) await host.importImage('memhog');
+});
+
+after(async () => {
+  for (const host of [alpha, beta])
+    await host.exec('rm', ['-rf', SCRATCH, '/var/lib/ums-conformance', '/run/ums-conformance']);
+});
+
+async function lines(host: Host, script: string, ...args: string[]): Promise<string[]> {
+  const { stdout } = await host.exec('sh', ['-c', script, 'sh', ...args], { timeout_ms: 30_000 });
+  return stdout.split('\n').filter((line) => line !== '');
+}
+
+abstract class Side implements ConformanceSide {
+  readonly host: Host;
+  readonly driver: RemoteDriver;
+
+  constructor(host: Host, engine: EngineName) {
+    this.host = host;
+    this.driver = new RemoteDriver(host, engine);
+  }
+
+  abstract startService(name: string): Promise<void>;
+  abstract makeForeign(name: string): Promise<void>;
+  abstract foreignIsUntouched(name: string): Promise<boolean>;
+  abstract removeForeign(name: string): Promise<void>;
+  abstract removeBehindDriver(name: string): Promise<void>;
+  abstract remains(name: string): Promise<string[]>;
+
+  async ticks(trees: readonly Tree[]): Promise<number> {
+    const tree = trees.find((each) => each.id === 'upper' || each.id === 'rootfs');
+    assert.ok(tree);
+    const [line = ''] = await lines(this.host, 'grep "^tick [0-9]* " "$1" | tail -n 1', `${tree.path}/tmp/ticks`);
+    return Number(line.split(' ')[1] ?? 'NaN');
+  }
+
+  protected async runs(name: string): Promise<void> {
+    await until(`${name} counts`, START_LIMIT_MS, async () => {
+      const { trees } = await this.driver.describe(name);
+      return (await this.ticks(trees)) > 0 ? true : undefined;
+    });
+  }
+}
+
+class PodmanSide extends Side {
+  async startService(name: string): Promise<void> {
+    const options = [
+      '--volume',
+      `${name}-data:/data`,
+      '--label',
+      'purpose=conformance',
+      '--env',
+      'A=b c',
+      '--restart',
+      'always',
+    ];
+    await this.host.exec('podman', ['run', '--detach', '--name', name, ...options, 'memhog', ...PROGRAM]);
+    await this.runs(name);
+  }
+
+  async makeForeign(name: string): Promise<void> {
+    await this.host.exec('podman', ['create', '--name', name, '--label', 'owner=somebody', 'memhog', 'true']);
+  }
+
+  async foreignIsUntouched(name: string): Promise<boolean> {
+    const format = '{{.State.Status}} {{index .Config.Labels "owner"}}';
+    const { stdout } = await this.host.exec('podman', ['container', 'inspect', '--format', format, name]);
+    return stdout.trim() === 'created somebody';
+  }
+
+  async removeForeign(name: string): Promise<void> {
+    await this.host.exec('podman', ['rm', '--force', '--ignore', '--time', '0', name]);
+  }
+
+  async removeBehindDriver(name: string): Promise<void> {
+    const [id = ''] = await lines(this.host, 'podman container inspect --format "{{.Id}}" "$1" || true', name);
+    await this.removeForeign(name);
+    // What Podman does not know of, `create` had mounted for it.
+    await lines(
+      this.host,
+      'umount /var/lib/containers/storage/overlay-containers/$1/userdata/shm 2>/dev/null || true',
+      id,
+    );
+  }
+
+  async remains(name: string): Promise<string[]> {
+    return await lines(
+      this.host,
+      `podman ps --all --format '{{.Names}}' | grep -x "$1"; podman volume ls --quiet | grep -F "$1"
+      for id in $(ls /run/ums-conformance/restore 2>/dev/null); do echo "restore $id"; done
+      find /var/lib/ums-conformance/created -type f 2>/dev/null
+      ids=$(podman ps --all --quiet --no-trunc)
+      for id in $(ls /run/runc /sys/fs/cgroup/libpod_parent 2>/dev/null | grep -oE '[0-9a-f]{64}'); do
+        case $ids in *$id*) ;; *) echo "left of $id" ;; esac
+      done
+      for id in $(grep -oE 'overlay-containers/[0-9a-f]{64}' /proc/mounts | cut -d/ -f2); do
+        case $ids in *$id*) ;; *) echo "mount of $id" ;; esac
+      done; true`,
+      name,
+    );
+  }
+}
+
+class RuncSide extends Side {
+  async startService(name: string): Promise<void> {
+    const bundle = `/srv/${name}`;
+    await this.host.exec('sh', [
+      '-ec',
+      'mkdir -p "$1"; cp -a /opt/bundles/memhog/rootfs "$1/rootfs"; mkdir -p "$1/rootfs/tmp"',
+      'sh',
+      bundle,
+    ]);
+    await this.host.exec('runc', ['spec', '--bundle', bundle]);
+    const config = z
+      .looseObject({ process: z.looseObject({}), root: z.looseObject({}) })
+      .parse(JSON.parse(this.host.readFile(`${bundle}/config.json`)));
+    config.process['terminal'] = false;
+    config.process['args'] = PROGRAM;
+    config.root['readonly'] = false;
+    this.host.writeFile(`${bundle}/config.json`, JSON.stringify(config, undefined, 3));
+    const script = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
+    await this.host.exec('sh', ['-c', script, 'sh', bundle, name]);
+    await this.runs(name);
+  }
+
+  async makeForeign(name: string): Promise<void> {
+    await this.host.exec('sh', ['-ec', 'mkdir "/srv/$1"; echo mine >"/srv/$1/config.json"', 'sh', name]);
+  }
+
+  async foreignIsUntouched(name: string): Promise<boolean> {
+    return (await lines(this.host, 'cat "/srv/$1/config.json"; ls "/srv/$1"', name)).join(' ') === 'mine config.json';
+  }
+
+  async removeForeign(name: string): Promise<void> {
+    await this.host.exec('rm', ['-rf', `/srv/${name}`]);
+  }
+
+  async removeBehindDriver(name: string): Promise<void> {
+    await lines(this.host, 'runc delete --force "$1"; rm -rf "/srv/$1"', name);
+  }
+
+  async remains(name: string): Promise<string[]> {
+    return await lines(
+      this.host,
+      `runc list --quiet | grep -x "$1"; ls -d /srv/*"$1"* /srv/.*ums* /sys/fs/cgroup/"$1" 2>/dev/null
+      for id in $(ls /run/ums-conformance/restore 2>/dev/null); do echo "restore $id"; done
+      find /var/lib/ums-conformance/created -type f 2>/dev/null; grep "/srv/$1" /proc/mounts; true`,
+      name,
+    );
+  }
+}
+
+function worldOf(source: Side, destination: Side): ConformanceWorld {
+  return {
+    source,
+    destination,
+    images: IMAGES,
+    moveImage: (name) => moveImage(source, destination, name),
+    moveTrees: async (from, to) => {
+      for (const tree of to) {
+        const origin = from.find((each) => each.id === tree.id);
+        assert.ok(origin, `no tree ${tree.id} at the source`);
+        await copyBetween(source.host, origin.path, destination.host, tree.path);
+      }
+    },
+    checkpoint: async (handle) => {
+      await dump(source, handle);
+      await destination.host.exec('mkdir', ['-p', IMAGES.imagesDir, IMAGES.workDir]);
+      await copyBetween(source.host, IMAGES.imagesDir, destination.host, IMAGES.imagesDir);
+    },
+    removeAll: async (name) => {
+      for (const side of [source, destination]) {
+        await side.removeBehindDriver(name);
+        await lines(
+          side.host,
+          'podman volume rm --force "$1-data" 2>/dev/null; rm -rf /var/lib/ums-conformance /run/ums-conformance; true',
+          name,
+        );
+      }
+    },
+  };
+}
+
+/** Content of one directory becomes that of another, with everything that a file has. */
+async function copyBetween(from: Host, source: string, to: Host, target: string): Promise<void> {
+  await to.exec('sh', ['-c', 'find "$1" -mindepth 1 -delete', 'sh', target]);
+  await run('cp', ['-a', `${from.path(source)}/.`, `${to.path(target)}/`], { timeout_ms: 60_000 });
+}
+
+async function dump(source: Side, handle: string): Promise<void> {
+  await source.host.exec('sh', ['-ec', 'rm -rf "$1"; mkdir -p "$1/images" "$1/work"', 'sh', SCRATCH]);
+  const args = ['page-server', '--images-dir', IMAGES.imagesDir, '--work-dir', IMAGES.workDir];
+  const server = source.host.spawn('criu', [...args, '--address', '127.0.0.1', '--port', String(PAGE_PORT)], {
+    stdio: 'ignore',
+  });
+  const ended = new Promise<void>((resolve) => server.once('exit', () => resolve()));
+  try {
+    await until('the page server listens', START_LIMIT_MS, async () =>
+      (await lines(source.host, 'ss -lntH "sport = :$1"', String(PAGE_PORT))).length > 0 ? true : undefined,
+    );
+    const pageServer = { address: '127.0.0.1', port: PAGE_PORT };
+    await source.driver.checkpoint(handle, { ...IMAGES, pageServer, timeout_ms: 60_000 });
+    await ended;
+  } finally {
+    if (server.exitCode === null) {
+      // Nobody spoke to it: a connection that ends at once ends it too.
+      const knock = 'exec 3<>"/dev/tcp/127.0.0.1/$1"';
+      await source.host.exec('bash', ['-c', knock, 'bash', String(PAGE_PORT)], { okExitCodes: [0, 1] });
+      await ended;
+    }
+  }
+}
+
+async function moveImage(source: Side, destination: Side, name: string): Promise<void> {
+  const { specification } = await source.driver.describe(name);
+  if (await destination.driver.hasImage(specification)) return;
+  for (const side of [source, destination]) await side.host.exec('mkdir', ['-p', SCRATCH]);
+  await source.driver.exportImage(specification, IMAGE_FILE);
+  await run('cp', [source.host.path(IMAGE_FILE), destination.host.path(IMAGE_FILE)], { timeout_ms: 60_000 });
+  await destination.driver.importImage(specification, IMAGE_FILE);
+  assert.ok(await destination.driver.hasImage(specification), 'the image arrived as the one it was');
+  for (const side of [source, destination]) await rm(side.host.path(IMAGE_FILE), { force: true });
+}
+
+for (const engine of ['podman', 'runc'] as const) {
+  void describe(`driver ${engine}`, { timeout: TEST_LIMIT_MS * 3 }, () => {
+    for (const each of CONFORMANCE_CASES) {
+      void it(each.name, { timeout: TEST_LIMIT_MS }, async () => {
+        const side = engine === 'podman' ? PodmanSide : RuncSide;
+        await each.run(worldOf(new side(alpha, engine), new side(beta, engine)));
+      });
+    }
+  });
+}

@@ -1,0 +1,52 @@
+import { createReadStream, createWriteStream } from 'node:fs';
+import { z } from 'zod';
+import { createDrivers } from '#src/drivers/registry.ts';
+import { specificationSchema } from '#src/drivers/specification.ts';
+import { toUmsError } from '#src/telemetry/errors.ts';
+
+/**
+ * One call of a driver, inside a host: `node driver-command.ts ENGINE METHOD [JSON]`. The answer is one line of JSON,
+ * {"value": …} or {"error": …}.
+ */
+const [engineName, method, argumentText] = z
+  .tuple([z.enum(['podman', 'runc']), z.string(), z.string().default('[]')])
+  .parse(process.argv.slice(2));
+const driver = createDrivers({ stateDir: '/var/lib/ums-conformance', runDir: '/run/ums-conformance' }).get(engineName);
+if (driver === undefined) throw new Error(`no driver ${engineName}`);
+const args = z.array(z.unknown()).parse(JSON.parse(argumentText));
+const text = (at: number): string => z.string().parse(args[at]);
+const specification = () => specificationSchema.parse(args[0]);
+const never = new AbortController().signal;
+const restore = z.object({ imagesDir: z.string(), workDir: z.string(), timeout_ms: z.number() });
+const checkpoint = restore.extend({ pageServer: z.object({ address: z.string(), port: z.number() }) });
+
+const METHODS: Record<string, () => Promise<unknown>> = {
+  list: () => driver.list(),
+  describe: () => driver.describe(text(0)),
+  state: () => driver.state(text(0)),
+  processes: () => driver.processes(text(0)),
+  canCreate: () => driver.canCreate(specification()),
+  create: () => driver.create(specification(), text(1)),
+  findCreated: () => driver.findCreated(specification(), text(1)),
+  freeze: () => driver.freeze(text(0)),
+  thaw: () => driver.thaw(text(0)),
+  checkpoint: () => driver.checkpoint(text(0), checkpoint.parse(args[1])),
+  restore: () => driver.restore(text(0), restore.parse(args[1])),
+  resume: () => driver.resume(text(0)),
+  remove: () => driver.remove(text(0), z.object({ volumes: z.boolean() }).parse(args[1])),
+  discard: () => driver.discard(text(0)),
+  settle: () => driver.settle(text(0)),
+  stop: () => driver.stop(text(0)),
+  start: () => driver.start(text(0)),
+  hasImage: () => driver.hasImage(specification()),
+  exportImage: () => driver.exportImage(specification(), createWriteStream(text(1)), never),
+  importImage: () => driver.importImage(specification(), createReadStream(text(1)), never),
+};
+
+try {
+  const call = METHODS[method];
+  if (call === undefined) throw new Error(`no method ${method}`);
+  process.stdout.write(`${JSON.stringify({ value: (await call()) ?? null })}\n`);
+} catch (error) {
+  process.stdout.write(`${JSON.stringify({ error: toUmsError(error).toReport() })}\n`);
+}
