@@ -9,7 +9,7 @@ import { Reporter } from './report.ts';
 const STATE_BYTES = 256 * 1024 * 1024;
 const WRITES_PER_S = 200;
 /** How long the client writes undisturbed before and after each move. */
-const CALM_WRITES = 200;
+const CALM_WRITES = 100;
 
 interface Seen extends Verified {
   move: Move;
