@@ -32,7 +32,7 @@ import { errorReportSchema } from '#src/telemetry/errors.ts';
  *   DELETE /v1/frontmen/:id                    → {}
  *   GET    /metrics                            Prometheus text
  * With fault injection switched on at the agent's start only:
- *   POST   /v1/debug/breakpoints               {role, state, point: 'before'|'after'} → {}; the saga halts there
+ *   POST   /v1/debug/breakpoints               {role, state, point: 'before'|'after', service?} → {}; the saga halts there
  *   POST   /v1/debug/breakpoints/clear         the same, or no body for all of them → {}; the saga goes on
  */
 export const errorBodySchema = z.object({ error: errorReportSchema });

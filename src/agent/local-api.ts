@@ -25,6 +25,7 @@ const breakpointSchema = z.object({
   role: z.enum(['source', 'destination']),
   state: z.string().max(32),
   point: z.enum(['before', 'after']),
+  service: z.string().max(512).optional(),
 });
 
 /** The routes of api.ts. */
@@ -161,13 +162,12 @@ function frontmen(app: FastifyInstance, agent: Agent): void {
 function debug(app: FastifyInstance, agent: Agent): void {
   const { breakpoints } = agent.context;
   const parse = (body: unknown) => {
-    const { role, state, point } = parseInput(breakpointSchema, body, 'UMS_E_USAGE');
-    if (isMigrationState(state)) return { role, state, point };
+    const { role, state, point, service } = parseInput(breakpointSchema, body, 'UMS_E_USAGE');
+    if (isMigrationState(state)) return { role, state, point, service };
     throw new UmsError('UMS_E_USAGE', { message: `There is no state ${state}.`, fault: 'user' });
   };
   app.post('/v1/debug/breakpoints', (request) => {
-    const { role, state, point } = parse(request.body);
-    breakpoints.set(role, state, point);
+    breakpoints.set(parse(request.body));
     return {};
   });
   app.post('/v1/debug/breakpoints/clear', (request) => {
@@ -175,8 +175,7 @@ function debug(app: FastifyInstance, agent: Agent): void {
       breakpoints.clearAll();
       return {};
     }
-    const { role, state, point } = parse(request.body);
-    breakpoints.clear(role, state, point);
+    breakpoints.clear(parse(request.body));
     return {};
   });
 }

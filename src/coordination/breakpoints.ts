@@ -3,6 +3,14 @@ import type { MigrationState, Role } from './states.ts';
 
 export type BreakpointPosition = 'before' | 'after';
 
+export interface BreakpointPlace {
+  role: Role;
+  state: MigrationState;
+  point: BreakpointPosition;
+  /** Only migrations of the service of this name halt. */
+  service?: string | undefined;
+}
+
 /**
  * Fault injection: a migration that reaches a breakpoint says so in its events and halts there, so that a test can kill
  * or cut off an agent at an exact place. Without fault injection switched on at the agent's start, none can be set.
@@ -16,13 +24,13 @@ export class Breakpoints {
     this.enabled = enabled;
   }
 
-  set(role: Role, state: MigrationState, point: BreakpointPosition): void {
-    this.#set.add(key(role, state, point));
+  set(place: BreakpointPlace): void {
+    this.#set.add(key(place));
   }
 
   /** Takes one breakpoint away and lets go whoever halts there. */
-  clear(role: Role, state: MigrationState, point: BreakpointPosition): void {
-    const cleared = key(role, state, point);
+  clear(place: BreakpointPlace): void {
+    const cleared = key(place);
     this.#set.delete(cleared);
     for (const release of this.#halted.get(cleared) ?? []) release();
     this.#halted.delete(cleared);
@@ -42,13 +50,15 @@ export class Breakpoints {
     state: MigrationState,
     point: BreakpointPosition,
   ): Promise<void> {
-    const here = key(role, state, point);
-    if (!this.enabled || !this.#set.has(here)) return;
+    if (!this.enabled || this.#set.size === 0) return;
+    const { service } = journal.get(id);
+    const here = [key({ role, state, point, service }), key({ role, state, point })].find((one) => this.#set.has(one));
+    if (here === undefined) return;
     journal.emit(id, { event: 'breakpoint', state, point });
     await new Promise<void>((resolve) => this.#halted.set(here, [...(this.#halted.get(here) ?? []), resolve]));
   }
 }
 
-function key(role: Role, state: MigrationState, point: BreakpointPosition): string {
-  return `${role} ${state} ${point}`;
+function key(place: BreakpointPlace): string {
+  return `${place.role} ${place.state} ${place.point} ${place.service ?? ''}`;
 }

@@ -30,8 +30,9 @@ import {
 /**
  * For every state of the saga, on both sides: the step has acted but its end is not written yet; now an agent is killed,
  * or a whole host, or the link is cut. Afterwards there must be exactly one healthy copy with its state. The cases come
- * from the state table, so that a new state cannot be forgotten. UMS_KILL_POINTS=before,after runs both ends of each
- * step; UMS_KILL_FAULTS and UMS_KILL_STATES choose some.
+ * from the state table, so that a new state cannot be forgotten. One migration is halted at each state, all at the same
+ * time, so each fault happens once and meets all of them.
+ * UMS_KILL_POINTS=before,after runs both ends of each step; UMS_KILL_FAULTS and UMS_KILL_STATES choose some.
  */
 const FAULTS = ['source-agent', 'destination-agent', 'partition', 'source-host', 'destination-host'] as const;
 type Fault = (typeof FAULTS)[number];
@@ -47,40 +48,43 @@ interface Case {
   role: Role;
   state: MigrationState;
   point: string;
-  fault: Fault;
+  service: string;
+}
+
+/** A case whose migration is halted where it shall be. */
+interface Halted {
+  id: string;
+  /** The last tick that the service logged before the fault. */
+  tick: number;
 }
 
 function isFinal(state: MigrationState): boolean {
   return FINAL_STATES.some((final) => final === state);
 }
 
-function cases(): Case[] {
+function cases(fault: Fault): Case[] {
   const list: Case[] = [];
   const sides: [Role, readonly MigrationState[]][] = [
     ['source', SOURCE_STATES],
     ['destination', DESTINATION_STATES],
   ];
-  for (const fault of FAULTS) {
-    for (const [role, states] of sides) {
-      for (const state of states) {
-        if (isFinal(state)) continue;
-        for (const point of POINTS) list.push({ role, state, point, fault });
-      }
+  for (const [role, states] of sides) {
+    for (const state of states) {
+      if (isFinal(state) || !(CHOSEN_STATES?.includes(`${role}:${state}`) ?? true)) continue;
+      for (const point of POINTS) list.push({ role, state, point, service: `${fault}-${role}-${state}-${point}` });
     }
   }
-  return list.filter(
-    (one) =>
-      (CHOSEN_FAULTS?.includes(one.fault) ?? true) && (CHOSEN_STATES?.includes(`${one.role}:${one.state}`) ?? true),
-  );
+  return list;
 }
 
 const lab = Lab.open();
 const PEER_TIMEOUT_MS = 2000;
 const AGENT = { faultInjection: true, args: ['--peer-timeout', String(PEER_TIMEOUT_MS)] };
+/** Migrations that are brought to their breakpoints at the same time. */
+const WIDTH = 4;
 
 let alpha: Host;
 let beta: Host;
-let number = 0;
 
 before(async () => {
   await lab.up({ agents: false });
@@ -96,30 +100,42 @@ after(async () => {
   await lab.startAgents();
 });
 
-async function injure(fault: Fault): Promise<void> {
-  switch (fault) {
-    case 'source-agent':
-      await lab.killAgent('alpha');
-      await clearBreakpoints(beta);
-      return;
-    case 'destination-agent':
-      await lab.killAgent('beta');
-      await clearBreakpoints(alpha);
-      return;
-    case 'source-host':
-      await lab.killHost('alpha');
-      await clearBreakpoints(beta);
-      return;
-    case 'destination-host':
-      await lab.killHost('beta');
-      await clearBreakpoints(alpha);
-      return;
-    case 'partition':
-      await lab.partition('alpha', 'beta');
-      await clearBreakpoints(alpha);
-      await clearBreakpoints(beta);
-      return;
+async function eachOf<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  const queue = [...items];
+  const worker = async () => {
+    for (let item = queue.shift(); item !== undefined; item = queue.shift()) await work(item);
+  };
+  await Promise.all(Array.from({ length: WIDTH }, worker));
+}
+
+/** Brings one migration to its breakpoint and leaves it halted there. */
+async function halt(one: Case): Promise<Halted> {
+  await startMemhog(alpha, one.service, 4);
+  const watched = one.role === 'source' ? alpha : beta;
+  await setBreakpoint(watched, one);
+  const beforeRestore = { role: 'source', state: 'restoring', point: 'before', service: one.service } as const;
+  const goesBack = GOING_BACK.includes(one.state);
+  if (goesBack) await setBreakpoint(alpha, beforeRestore);
+  const { id } = await migrate(alpha, one.service, 'beta');
+  if (goesBack) {
+    assert.ok(await reachedBreakpoint(alpha, alpha, id, 'restoring', 'before'), 'it halts before the restore');
+    await agentRequest(alpha, 'POST', `/v1/migrations/${id}/cancel`);
+    await clearBreakpoint(alpha, beforeRestore);
   }
+  const reached = await reachedBreakpoint(watched, alpha, id, one.state, one.point);
+  assert.ok(reached, `the migration of ${one.service} ended without passing its state`);
+  return { id, tick: await tickOf(one.service) };
+}
+
+async function injure(fault: Fault): Promise<void> {
+  const survivors = { 'source-agent': [beta], 'destination-agent': [alpha], 'source-host': [beta] } as const;
+  if (fault === 'source-agent') await lab.killAgent('alpha');
+  if (fault === 'destination-agent') await lab.killAgent('beta');
+  if (fault === 'source-host') await lab.killHost('alpha');
+  if (fault === 'destination-host') await lab.killHost('beta');
+  if (fault === 'partition') await lab.partition('alpha', 'beta');
+  const left = fault === 'partition' ? [alpha, beta] : fault === 'destination-host' ? [alpha] : survivors[fault];
+  for (const host of left) await clearBreakpoints(host);
 }
 
 async function mend(fault: Fault): Promise<void> {
@@ -134,99 +150,54 @@ async function mend(fault: Fault): Promise<void> {
 async function running(name: string): Promise<Host[]> {
   const found: Host[] = [];
   for (const host of [alpha, beta]) {
-    if (!host.running) continue;
     if ((await containers(host, name)).some((container) => container.State === 'running')) found.push(host);
   }
   return found;
 }
 
-/** While the link is cut: never two active copies, and a source that is neither running nor sure says so. */
-async function checkWhileCut(id: string, name: string): Promise<void> {
-  const seen = await until<Migration>(`${id} notices the cut`, 40_000, async () => {
-    const now = await migration(alpha, id);
-    return now.ended_at !== null || now.in_doubt || ['committed', 'redirecting', 'removing'].includes(now.state)
-      ? now
-      : undefined;
-  });
-  const copies = await running(name);
-  assert.ok(copies.length <= 1, `two active copies while the link is cut (${seen.state})`);
-  if (seen.ended_at !== null && seen.state === 'aborted') {
-    assert.deepEqual(
-      copies.map((host) => host.name),
-      ['alpha'],
-      'went back, so the source runs',
-    );
-  }
+function names(hosts: readonly Host[]): string[] {
+  return hosts.map((host) => host.name);
 }
 
-async function checkAfterwards(id: string, name: string, tickBefore: number, hostLost: boolean): Promise<void> {
+/** While the link is cut: never two active copies, and a source that is neither running nor sure says so. */
+async function checkWhileCut(id: string, service: string): Promise<void> {
+  const seen = await until<Migration>(`${service} notices the cut`, 60_000, async () => {
+    const now = await migration(alpha, id);
+    const settled = now.ended_at !== null || now.in_doubt;
+    return settled || ['committed', 'redirecting', 'removing'].includes(now.state) ? now : undefined;
+  });
+  const copies = await running(service);
+  assert.ok(copies.length <= 1, `two active copies of ${service} while the link is cut (${seen.state})`);
+  if (seen.state === 'aborted') assert.deepEqual(names(copies), ['alpha'], 'it went back, so the source runs');
+}
+
+async function checkAfterwards(service: string, { id, tick }: Halted, hostLost: boolean): Promise<string> {
   const source = await ended(alpha, id, 60_000);
   const theirs = await migration(beta, id).catch(() => undefined);
-  let copies = await running(name);
+  let copies = await running(service);
+  let tickBefore = tick;
   if (hostLost && copies.length === 0 && source.state === 'done' && theirs?.state === 'done') {
     // The destination's host went down after everything was over for it: its container is stopped, as any is after a
     // reboot, and starts from its files.
-    await beta.exec('podman', ['start', name]);
-    copies = await running(name);
+    await beta.exec('podman', ['start', service]);
+    copies = await running(service);
     tickBefore = 0;
   }
   const where = source.state === 'done' ? 'beta' : 'alpha';
-  assert.deepEqual(
-    copies.map((host) => host.name),
-    [where],
-    `one copy, where the journal says (${source.state})`,
-  );
+  assert.deepEqual(names(copies), [where], `one copy, where the journal says (${source.state})`);
   const [home] = copies;
   assert.ok(home !== undefined);
   const other = home.name === 'alpha' ? beta : alpha;
-  await until(`nothing left of ${name} on ${other.name}`, 30_000, async () =>
-    (await containers(other, name)).length === 0 ? true : undefined,
+  await until(`nothing left of ${service} on ${other.name}`, 30_000, async () =>
+    (await containers(other, service)).length === 0 ? true : undefined,
   );
   const memoryLost = source.error?.code === 'UMS_E_HOST_LOST' || theirs?.error?.code === 'UMS_E_HOST_LOST';
-  const first = await lastTick(home, name);
   assert.ok(hostLost || !memoryLost, 'only the loss of a host may lose memory');
+  const first = await lastTick(home, service);
   if (!memoryLost) assert.ok(first >= tickBefore, `the counter went back from ${tickBefore} to ${first}`);
-  await until(`${name} goes on`, 10_000, async () => ((await lastTick(home, name)) > first ? true : undefined));
-  await checksumOk(home, name);
-  await nothingStaged(alpha);
-  await nothingStaged(beta);
-}
-
-function mayLoseMemory(one: Case): boolean {
-  return one.fault === 'source-host' || one.fault === 'destination-host';
-}
-
-describe('whatever is killed, whenever', () => {
-  for (const one of cases()) {
-    it(`${one.fault} at ${one.role} ${one.state} (${one.point})`, { timeout: 180_000 }, async (context) => {
-      number += 1;
-      const name = `kill-${number}`;
-      await startMemhog(alpha, name, 4);
-      await setBreakpoint(one.role === 'source' ? alpha : beta, one.role, one.state, one.point);
-      if (GOING_BACK.includes(one.state)) await setBreakpoint(alpha, 'source', 'restoring', 'before');
-      const { id } = await migrate(alpha, name, 'beta');
-      const watched = one.role === 'source' ? alpha : beta;
-      if (GOING_BACK.includes(one.state)) await goBack(id);
-      const reached = await reachedBreakpoint(watched, alpha, id, one.state, one.point);
-      assert.ok(reached, `the migration ended without passing ${one.role} ${one.state}`);
-      const tickBefore = await tickOf(name);
-      await injure(one.fault);
-      if (one.fault === 'partition') await checkWhileCut(id, name);
-      await mend(one.fault);
-      await checkAfterwards(id, name, tickBefore, mayLoseMemory(one));
-      context.diagnostic(`${one.fault} at ${one.role} ${one.state}: ${(await migration(alpha, id)).state}`);
-      for (const host of [alpha, beta]) {
-        await host.exec('podman', ['rm', '--force', '--time', '0', '--ignore', name], { timeout_ms: 30_000 });
-      }
-    });
-  }
-});
-
-/** Makes a migration go back: halts it before the restore, cancels it there, and lets it go on to its breakpoint. */
-async function goBack(id: string): Promise<void> {
-  assert.ok(await reachedBreakpoint(alpha, alpha, id, 'restoring', 'before'), 'it halts before the restore');
-  await agentRequest(alpha, 'POST', `/v1/migrations/${id}/cancel`);
-  await clearBreakpoint(alpha, 'source', 'restoring', 'before');
+  await until(`${service} goes on`, 10_000, async () => ((await lastTick(home, service)) > first ? true : undefined));
+  await checksumOk(home, service);
+  return `${source.state}${memoryLost ? ', its memory lost with the host' : ''}`;
 }
 
 /** The last tick that reached the log, wherever the service is now. A frozen container cannot be asked, its file can. */
@@ -239,4 +210,44 @@ async function tickOf(name: string): Promise<number> {
     for (const match of log.stdout.matchAll(/^tick (\d+) /gm)) last = Math.max(last, Number(match[1]));
   }
   return last;
+}
+
+for (const fault of FAULTS) {
+  if (!(CHOSEN_FAULTS?.includes(fault) ?? true)) continue;
+  const list = cases(fault);
+  describe(`${fault}, at every state`, () => {
+    const halted = new Map<string, Halted>();
+    before(
+      async () => {
+        await startMemhog(alpha, 'first', 4);
+        await eachOf(list, async (one) => {
+          halted.set(one.service, await halt(one));
+        });
+        await injure(fault);
+        if (fault === 'partition') {
+          await eachOf(list, async ({ service }) => checkWhileCut(halted.get(service)?.id ?? '', service));
+        }
+        await mend(fault);
+      },
+      { timeout: 400_000 },
+    );
+    after(
+      async () => {
+        const left = [...list.map((one) => one.service), 'first'];
+        for (const host of [alpha, beta]) {
+          await host.exec('podman', ['rm', '--force', '--time', '0', '--ignore', ...left], { timeout_ms: 120_000 });
+          await nothingStaged(host);
+        }
+      },
+      { timeout: 200_000 },
+    );
+    for (const one of list) {
+      it(`${one.role} ${one.state} (${one.point})`, { timeout: 180_000 }, async (context) => {
+        const where = halted.get(one.service);
+        assert.ok(where !== undefined, 'its migration was halted');
+        const hostLost = fault === 'source-host' || fault === 'destination-host';
+        context.diagnostic(`${one.role} ${one.state}: ${await checkAfterwards(one.service, where, hostLost)}`);
+      });
+    }
+  });
 }

@@ -44,12 +44,20 @@ export async function migrateToEnd(from: Host, service: string, to: string, opti
   return ended(from, id, 120_000);
 }
 
-export async function setBreakpoint(host: Host, role: Role, state: MigrationState, point: string): Promise<void> {
-  await agentRequest(host, 'POST', '/v1/debug/breakpoints', { role, state, point });
+export interface Place {
+  role: Role;
+  state: MigrationState;
+  point: string;
+  /** Only migrations of this service halt. */
+  service?: string;
 }
 
-export async function clearBreakpoint(host: Host, role: Role, state: MigrationState, point: string): Promise<void> {
-  await agentRequest(host, 'POST', '/v1/debug/breakpoints/clear', { role, state, point });
+export async function setBreakpoint(host: Host, place: Place): Promise<void> {
+  await agentRequest(host, 'POST', '/v1/debug/breakpoints', place);
+}
+
+export async function clearBreakpoint(host: Host, place: Place): Promise<void> {
+  await agentRequest(host, 'POST', '/v1/debug/breakpoints/clear', place);
 }
 
 export async function clearBreakpoints(host: Host): Promise<void> {
