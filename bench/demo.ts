@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { formatBytes, formatDuration } from '#src/cli/format.ts';
 import { Lab } from '#lab/lab.ts';
+import { enter } from './entry.ts';
 import { type Move, move } from './moves.ts';
 import { LoadedRedis, type Verified } from './redis/load.ts';
 import { REDIS, removeRedis } from './redis/service.ts';
@@ -202,4 +203,4 @@ const program = new Command('ums demo')
   .action(async (options: { json: boolean; keep: boolean }) => {
     process.exitCode = await demo(options);
   });
-await program.parseAsync();
+await enter(program);

@@ -2,6 +2,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import { formatTable } from '#src/cli/format.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { baseline } from './baseline.ts';
+import { enter } from './entry.ts';
 import type { Bench, BenchOptions } from './registry.ts';
 import { type BenchCheck, keepResult, machine, Reporter } from './report.ts';
 import { soak } from './soak.ts';
@@ -113,4 +114,4 @@ const program = new Command('ums bench')
   .action(async (name: string | undefined, flags: Flags) => {
     process.exitCode = await bench(name, flags);
   });
-await program.parseAsync();
+await enter(program);
