@@ -33,6 +33,8 @@ import { VERSION } from './version.ts';
 /** Fingerprints change slowly and cost child processes; a check that is seconds old is as good. */
 const FINGERPRINT_LIFE_MS = 10_000;
 const ROTATION_PERIOD_MS = 3_600_000;
+const ADDRESS_LIFE_MS = 2000;
+const ADDRESSES_MAX = 4096;
 
 /** One system's agent: the paper's Coordinator and Migration Interface in one daemon. Wires the rooms together. */
 export class Agent {
@@ -50,6 +52,7 @@ export class Agent {
   readonly #database: DatabaseSync;
   readonly #drivers: Map<EngineName, Driver>;
   readonly #startedAt = Date.now();
+  readonly #addresses = new Map<string, { at: number; value: Promise<string | undefined> }>();
   #rotation: NodeJS.Timeout | undefined;
   #enginesCache: { at: number; value: Promise<EngineFingerprint[]> } | undefined;
 
@@ -93,7 +96,10 @@ export class Agent {
       traffic: {
         hold: (uid, holder) => this.frontmen.hold(uid, holder),
         release: (uid, holder, target) => Promise.resolve(this.frontmen.release(uid, holder, target)),
-        setRoute: (uid, target) => this.frontmen.setRoute(uid, target),
+        setRoute: (uid, target) => {
+          if (target.kind === 'here') this.#arrived(uid);
+          this.frontmen.setRoute(uid, target);
+        },
       },
       fingerprint: () => fingerprintHost({ diskDir: config.stateDir, stagingDir: stagingRoot }),
       stagingRoot,
@@ -170,19 +176,38 @@ export class Agent {
     return this.#enginesCache.value;
   }
 
-  async #serviceAddress(uid: string): Promise<string | undefined> {
+  /**
+   * Where the Frontman reaches a service on this host. Asked for every connection, so an answer is kept for a moment; a
+   * container that was started anew has another address, to which the Frontman's own retries then lead.
+   */
+  #serviceAddress(uid: string): Promise<string | undefined> {
+    const known = this.#addresses.get(uid);
+    if (known !== undefined && Date.now() - known.at < ADDRESS_LIFE_MS) return known.value;
+    if (this.#addresses.size >= ADDRESSES_MAX) this.#addresses.clear();
+    const value = this.#lookUpAddress(uid);
+    this.#addresses.set(uid, { at: Date.now(), value });
+    value.then(
+      (address) => {
+        if (address === undefined) this.#addresses.delete(uid);
+      },
+      () => this.#addresses.delete(uid),
+    );
+    return value;
+  }
+
+  async #lookUpAddress(uid: string): Promise<string | undefined> {
     const service = this.context.journal.serviceByUid(uid);
     if (service === undefined) return undefined;
     const driver = [...this.#drivers.values()].find((candidate) => candidate.engine === service.engine);
-    if (driver === undefined) return undefined;
-    try {
-      const { handle } = await driver.describe(service.engineId);
-      return await driver.address(handle);
-    } catch (error) {
-      const failure = toUmsError(error);
-      if (failure.code === 'UMS_E_SERVICE_UNKNOWN') return undefined;
-      throw failure;
-    }
+    return await driver?.address(service.handle);
+  }
+
+  /** A service that has just arrived: its address is looked up before the first client asks. */
+  #arrived(uid: string): void {
+    this.#addresses.delete(uid);
+    this.#serviceAddress(uid).catch((error: unknown) => {
+      this.#log.warn({ service: uid, err: error }, 'the address of a service that arrived is not known yet');
+    });
   }
 
   async describeSystem(): Promise<System> {
@@ -279,7 +304,7 @@ export class Agent {
     const { driver, description } = await findService(this.context, wanted.service);
     const engineId = description.summary.id;
     const uid = journal.serviceUid(driver.engine, engineId) ?? crypto.randomUUID();
-    journal.adoptService(driver.engine, engineId, uid);
+    journal.adoptService(driver.engine, engineId, uid, description.handle);
     return this.frontmen.add({ ...wanted, service: description.specification.name }, uid);
   }
 }

@@ -48,7 +48,7 @@ export class Coordinator {
     const { driver, description } = await findService(this.#context, service);
     const engineId = description.summary.id;
     const uid = journal.serviceUid(driver.engine, engineId) ?? crypto.randomUUID();
-    journal.adoptService(driver.engine, engineId, uid);
+    journal.adoptService(driver.engine, engineId, uid, description.handle);
     const row = journal.insert({
       id: newMigrationId(),
       role: 'source',

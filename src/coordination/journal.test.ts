@@ -74,9 +74,9 @@ describe('the journal', () => {
 
   it('knows one service by one uid, wherever it goes', () => {
     const journal = new Journal(new DatabaseSync(':memory:'));
-    journal.adoptService('podman', 'old', 'uid');
-    journal.adoptService('podman', 'new', 'uid');
+    journal.adoptService('podman', 'old', 'uid', 'h1');
+    journal.adoptService('podman', 'new', 'uid', 'h2');
     expect(journal.serviceUid('podman', 'old')).toBeUndefined();
-    expect(journal.serviceByUid('uid')).toEqual({ engine: 'podman', engineId: 'new' });
+    expect(journal.serviceByUid('uid')).toEqual({ engine: 'podman', engineId: 'new', handle: 'h2' });
   });
 });

@@ -67,6 +67,7 @@ create table if not exists services (
   engine text not null,
   engine_id text not null,
   uid text not null unique,
+  handle text not null,
   primary key (engine, engine_id)
 ) strict, without rowid;
 `;
@@ -378,20 +379,20 @@ export class Journal {
     return row === undefined ? undefined : z.object({ uid: z.string() }).parse(row).uid;
   }
 
-  adoptService(engine: string, engineId: string, uid: string): void {
+  adoptService(engine: string, engineId: string, uid: string, handle: string): void {
     this.#transaction(() => {
       this.database.prepare('delete from services where uid = ?').run(uid);
       this.database
-        .prepare('insert or replace into services (engine, engine_id, uid) values (?, ?, ?)')
-        .run(engine, engineId, uid);
+        .prepare('insert or replace into services (engine, engine_id, uid, handle) values (?, ?, ?, ?)')
+        .run(engine, engineId, uid, handle);
     });
   }
 
-  serviceByUid(uid: string): { engine: string; engineId: string } | undefined {
-    const row = this.database.prepare('select engine, engine_id from services where uid = ?').get(uid);
+  serviceByUid(uid: string): { engine: string; engineId: string; handle: string } | undefined {
+    const row = this.database.prepare('select engine, engine_id, handle from services where uid = ?').get(uid);
     if (row === undefined) return undefined;
-    const parsed = z.object({ engine: z.string(), engine_id: z.string() }).parse(row);
-    return { engine: parsed.engine, engineId: parsed.engine_id };
+    const parsed = z.object({ engine: z.string(), engine_id: z.string(), handle: z.string() }).parse(row);
+    return { engine: parsed.engine, engineId: parsed.engine_id, handle: parsed.handle };
   }
 
   /** What the outside sees of a migration. */

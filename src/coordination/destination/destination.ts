@@ -341,7 +341,7 @@ export class Destination {
         if ((await this.#driver(row).state(handle)) !== 'running') {
           await this.#goBack(id, state, lost(row, this.#context.systemName));
         } else {
-          this.#context.journal.adoptService(row.engine, engine_id, row.service_uid);
+          this.#context.journal.adoptService(row.engine, engine_id, row.service_uid, handle);
           await this.#context.traffic.setRoute(row.service_uid, { kind: 'here' });
           await this.#move(id, 'active', 'settling');
         }
