@@ -1,7 +1,9 @@
-import { access, constants } from 'node:fs/promises';
+import { access, constants, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { z } from 'zod';
+import { isMissing } from './cgroup.ts';
 
 /** Where Podman and plain bundles keep runc's state when root runs them. */
 export const RUNC_ROOT = '/run/runc';
@@ -40,4 +42,20 @@ export async function runcVersion(): Promise<string | undefined> {
   const { stdout } = await run(path, ['--version'], { timeout_ms: 10_000 });
   const version = /^runc version (\S+)/m.exec(stdout)?.[1] ?? 'unknown';
   return `runc ${version.split('+')[0] ?? version}`;
+}
+
+const runtimeStateSchema = z.object({ init_process_pid: z.int() });
+
+/**
+ * The first process of a container, from runc's own state file: asking an engine costs fifty milliseconds, and some
+ * questions are asked while the service stands still. Undefined when runc knows no such container.
+ */
+export async function initPid(root: string, id: string): Promise<number | undefined> {
+  try {
+    const text = await readFile(join(root, id, 'state.json'), 'utf8');
+    return runtimeStateSchema.parse(JSON.parse(text)).init_process_pid;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
 }

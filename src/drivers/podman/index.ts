@@ -17,7 +17,7 @@ import { type Freezer, freezerOf, isFrozen, isMissing, poll, processesOf, waitUn
 import { dumpFrozen } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
-import { findProgram, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import { findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
 import { change, engineError, inspectContainer, inspectVolume, listContainers, podmanVersion } from './cli.ts';
@@ -33,6 +33,7 @@ import {
   upperTree,
 } from './create.ts';
 import { specificationOf, type Surroundings } from './describe.ts';
+import { ambiguous, gone, notRunning, unknown } from './errors.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, importImage } from './images.ts';
 import { endFrozen } from './ending.ts';
@@ -94,12 +95,12 @@ export class PodmanDriver implements Driver {
 
   async describe(reference: string): Promise<ServiceDescription> {
     const matches = (await this.list()).filter(
-      (service) => service.name === reference || service.id === reference || service.id.startsWith(reference),
+      (service) => reference !== '' && (service.name === reference || service.id.startsWith(reference)),
     );
     const exact = matches.find((service) => service.name === reference || service.id === reference);
     if (exact === undefined && matches.length > 1) throw ambiguous(reference, matches);
     const summary = exact ?? matches[0];
-    const inspect = summary === undefined || reference === '' ? undefined : await inspectContainer(summary.id);
+    const inspect = summary === undefined ? undefined : await inspectContainer(summary.id);
     if (summary === undefined || inspect === undefined) throw unknown(reference);
     const volumes = await volumesOf(inspect);
     refuseUnmovable(inspect, volumes);
@@ -212,10 +213,25 @@ export class PodmanDriver implements Driver {
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
-    const { inspect, state } = await this.#require(handle);
-    if (state !== 'frozen') throw notRunning(inspect.Name, state);
-    await dumpFrozen(RUNC_ROOT, inspect.Id, request);
-    await saveLog(inspect, request.imagesDir);
+    const { id } = readHandle(handle);
+    if (!(await this.#standsStill(id))) {
+      const { inspect, state } = await this.#require(handle);
+      if (state !== 'frozen') throw notRunning(inspect.Name, state);
+    }
+    // Both wait for others, and the service stands still meanwhile.
+    const [dumped, saved] = await Promise.allSettled([
+      dumpFrozen(RUNC_ROOT, id, request),
+      inspectContainer(id).then((inspect) => (inspect === undefined ? undefined : saveLog(inspect, request.imagesDir))),
+    ]);
+    if (dumped.status === 'rejected') throw dumped.reason;
+    if (saved.status === 'rejected') throw saved.reason;
+  }
+
+  /** The kernel's word on whether the container's processes exist and are frozen. */
+  async #standsStill(id: string): Promise<boolean> {
+    const pid = await initPid(RUNC_ROOT, id);
+    const freezer = pid === undefined ? undefined : await freezerOf(pid);
+    return freezer !== undefined && (await isFrozen(freezer));
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
@@ -226,21 +242,23 @@ export class PodmanDriver implements Driver {
   }
 
   async resume(handle: string): Promise<void> {
-    const { inspect, state } = await this.#require(handle);
-    if (state === 'running' && inspect.State.Status === 'running') return;
-    if (state !== 'restored' && state !== 'running') throw notRunning(inspect.Name, state);
-    try {
-      await change(['start', inspect.Id], { env: { CONTAINERS_CONF_OVERRIDE: this.#area.override(inspect.Id) } });
-    } catch (error) {
-      throw engineError(error, `let ${inspect.Name} run`);
+    const { id, name } = readHandle(handle);
+    const restored = (await this.#area.exists(id)) && (await this.#standsStill(id));
+    if (!restored) {
+      const { inspect, state } = await this.#require(handle);
+      if (state === 'running' && inspect.State.Status === 'running') return;
+      if (state !== 'restored' && state !== 'running') throw notRunning(name, state);
     }
-    // The kernel is asked, not the engine again: clients wait for this.
-    const freezer = await this.#freezer(inspect);
-    if (freezer === undefined || !(await poll(async () => !(await isFrozen(freezer)), THAW_LIMIT_MS, 5))) {
+    try {
+      await change(['start', id], { env: { CONTAINERS_CONF_OVERRIDE: this.#area.override(id) } });
+    } catch (error) {
+      throw engineError(error, `let ${name} run`);
+    }
+    if (!(await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 20))) {
       throw new UmsError('UMS_E_RESTORE', {
-        message: `${inspect.Name} was let go but does not run`,
+        message: `${name} was let go but does not run`,
         fault: 'destination',
-        mend: `See podman logs ${inspect.Name}.`,
+        mend: `See podman logs ${name}.`,
       });
     }
   }
@@ -356,39 +374,4 @@ async function configOf(inspect: Inspect): Promise<Pick<Surroundings, 'sysctls' 
     if (isMissing(error)) return { sysctls: {}, devices: [] };
     throw error;
   }
-}
-
-function ambiguous(reference: string, matches: readonly ServiceSummary[]): UmsError {
-  return new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
-    message: `${reference} fits ${matches.length} Podman containers`,
-    fault: 'user',
-    mend: `Use more of the id or the name: ${matches
-      .slice(0, 5)
-      .map((match) => match.name)
-      .join(', ')}`,
-  });
-}
-
-function unknown(reference: string): UmsError {
-  return new UmsError('UMS_E_SERVICE_UNKNOWN', {
-    message: `Podman has no container ${reference}`,
-    fault: 'user',
-    mend: 'See `ums ls` for what runs here.',
-  });
-}
-
-function gone(name: string): UmsError {
-  return new UmsError('UMS_E_SERVICE_GONE', {
-    message: `${name} is no longer there`,
-    fault: 'service',
-    mend: 'Somebody removed it; `podman ps --all` shows what is there.',
-  });
-}
-
-function notRunning(name: string, state: ServiceState): UmsError {
-  return new UmsError(state === 'stopped' ? 'UMS_E_SERVICE_GONE' : 'UMS_E_SERVICE_NOT_RUNNING', {
-    message: `${name} is ${state}, so this cannot be done with it`,
-    fault: 'service',
-    mend: `Start it (podman start ${name}) and try again.`,
-  });
 }

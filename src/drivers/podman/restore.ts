@@ -8,8 +8,8 @@ import { requireAllFrozen } from '../oci/frozen.ts';
 import { logOf } from '../oci/dump.ts';
 import { entriesOf } from '../oci/files.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
-import { requireProgram } from '../oci/runtime.ts';
-import { change, inspectContainer } from './cli.ts';
+import { initPid, requireProgram, RUNC_ROOT } from '../oci/runtime.ts';
+import { change } from './cli.ts';
 import type { Inspect } from './schema.ts';
 
 /** Bytes of the source's log that travel with the images; what is older stays at the source. */
@@ -118,6 +118,5 @@ export async function restoreContainer(inspect: Inspect, request: RestoreRequest
 }
 
 async function requireFrozen(id: string, workDir: string): Promise<void> {
-  const after = await inspectContainer(id);
-  await requireAllFrozen(after?.State.Pid ?? 0, workDir);
+  await requireAllFrozen((await initPid(RUNC_ROOT, id)) ?? 0, workDir);
 }

@@ -187,6 +187,10 @@ async function markOf(bundle: string): Promise<string | undefined> {
   }
 }
 
+export async function isMarked(bundle: string, key: string): Promise<boolean> {
+  return (await markOf(bundle)) === key;
+}
+
 export async function unmark(bundle: string): Promise<void> {
   await rm(join(bundle, MARK), { force: true });
 }

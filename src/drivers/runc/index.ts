@@ -22,7 +22,16 @@ import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { requireProgram, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
-import { canCreate, createBundle, findBundle, isMountPoint, removeBundle, undoBundle, unmark } from './bundle.ts';
+import {
+  canCreate,
+  createBundle,
+  findBundle,
+  isMarked,
+  isMountPoint,
+  removeBundle,
+  undoBundle,
+  unmark,
+} from './bundle.ts';
 import { changeRunc, listBundles, runcState, runPiped } from './cli.ts';
 import { logPath, networkPath, parseConfig, refuseUnmovable, rootfsOf, specificationOf, treesOf } from './describe.ts';
 import { type CreateRecord, createRecordSchema, descriptorsSchema, handleSchema, type RuncHandle } from './schema.ts';
@@ -242,11 +251,21 @@ export class RuncDriver implements Driver {
 
   async remove(handle: string, options: { volumes: boolean }): Promise<void> {
     const known = readHandle(handle);
-    const record = known.key === undefined ? undefined : await this.#records.read(known.key);
+    if (known.key === undefined) {
+      await this.#delete(handle);
+      await this.#area.remove(known.id);
+      if (options.volumes) await removeBundle(known.bundle);
+      return;
+    }
+    // An id of runc's can be used again: without the record nothing here is this migration's any more.
+    const record = await this.#records.read(known.key);
+    if (record === undefined || !(await isMarked(known.bundle, known.key))) {
+      if (record !== undefined) await undoBundle(this.#records, known.key, record);
+      return;
+    }
     await this.#delete(handle);
     await this.#area.remove(known.id);
-    if (known.key !== undefined && record !== undefined) await undoBundle(this.#records, known.key, record);
-    else if (options.volumes) await removeBundle(known.bundle);
+    await undoBundle(this.#records, known.key, record);
   }
 
   /** Takes the container out of runc's list, without a frozen one running again. */
