@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
+import type { BreakpointPlace } from '#src/coordination/breakpoints.ts';
 import { isMigrationState } from '#src/coordination/states.ts';
 import { memoryBytes, findService } from '#src/coordination/preflight.ts';
 import type { ServiceSummary } from '#src/drivers/contract.ts';
@@ -159,15 +160,16 @@ function frontmen(app: FastifyInstance, agent: Agent): void {
   });
 }
 
+function breakpointIn(body: unknown): BreakpointPlace {
+  const { role, state, point, service } = parseInput(breakpointSchema, body, 'UMS_E_USAGE');
+  if (isMigrationState(state)) return { role, state, point, service };
+  throw new UmsError('UMS_E_USAGE', { message: `There is no state ${state}.`, fault: 'user' });
+}
+
 function debug(app: FastifyInstance, agent: Agent): void {
   const { breakpoints } = agent.context;
-  const parse = (body: unknown) => {
-    const { role, state, point, service } = parseInput(breakpointSchema, body, 'UMS_E_USAGE');
-    if (isMigrationState(state)) return { role, state, point, service };
-    throw new UmsError('UMS_E_USAGE', { message: `There is no state ${state}.`, fault: 'user' });
-  };
   app.post('/v1/debug/breakpoints', (request) => {
-    breakpoints.set(parse(request.body));
+    breakpoints.set(breakpointIn(request.body));
     return {};
   });
   app.post('/v1/debug/breakpoints/clear', (request) => {
@@ -175,7 +177,7 @@ function debug(app: FastifyInstance, agent: Agent): void {
       breakpoints.clearAll();
       return {};
     }
-    breakpoints.clear(parse(request.body));
+    breakpoints.clear(breakpointIn(request.body));
     return {};
   });
 }

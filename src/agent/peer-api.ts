@@ -19,6 +19,10 @@ import { parseInput } from './http.ts';
 
 const idParams = z.object({ id: migrationIdSchema });
 
+function id(request: FastifyRequest): string {
+  return parseInput(idParams, request.params, 'UMS_E_PEER_MESSAGE').id;
+}
+
 function peerName(request: FastifyRequest): string {
   const peer = peerOf(request.raw.socket);
   if (peer === undefined) throw new Error('a request reached the peer API without an authenticated peer');
@@ -28,7 +32,6 @@ function peerName(request: FastifyRequest): string {
 /** What other agents may ask of this one (docs/protocol.md). They are known by their certificate before a byte is parsed. */
 export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
   const { destination } = agent.coordinator;
-  const id = (request: FastifyRequest) => parseInput(idParams, request.params, 'UMS_E_PEER_MESSAGE').id;
   app.post('/peer/v1/hello', () => agent.hello());
   app.post('/peer/v1/check', async (request) => {
     const body = parseInput(peerCheckRequestSchema, request.body, 'UMS_E_PEER_MESSAGE');

@@ -49,8 +49,8 @@ export async function run(command: string, args: readonly string[], options: Run
     ...(options.input === undefined ? { stdin: 'ignore' as const } : { input: options.input }),
     ...(options.signal === undefined ? {} : { cancelSignal: options.signal }),
   });
-  const stdout = String(result.stdout ?? '');
-  const stderr = String(result.stderr ?? '');
+  const stdout = result.stdout ?? '';
+  const stderr = result.stderr ?? '';
   if (result.exitCode !== undefined && okExitCodes.includes(result.exitCode)) {
     return { stdout, stderr, exitCode: result.exitCode };
   }

@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { Readable } from 'node:stream';
 import { z } from 'zod';
-import type { HostFingerprint } from '#src/checkpoint/fingerprint.ts';
 import type { Driver, Tree } from '#src/drivers/contract.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { receiveImages } from '#src/transfer/pages/images.ts';
@@ -122,7 +121,7 @@ export class Destination {
       const checked = await checkHere(
         this.#context,
         specification,
-        request.fingerprint as HostFingerprint,
+        request.fingerprint,
         request.sizes,
         request.serviceUid,
       );

@@ -63,7 +63,8 @@ async function dumpMemory(context: SagaContext, row: Row, driver: Driver, signal
     progress.add(bytes);
   });
   // CRIU is never killed while it dumps: taking away its page server makes it put the processes back and fail.
-  signal.addEventListener('abort', relay.close);
+  const takeAway = () => relay.close();
+  signal.addEventListener('abort', takeAway);
   try {
     await driver.checkpoint(row.handle, {
       imagesDir,
@@ -75,7 +76,7 @@ async function dumpMemory(context: SagaContext, row: Row, driver: Driver, signal
     signal.throwIfAborted();
     throw (await explain(driver, row)) ?? relay.failure() ?? error;
   } finally {
-    signal.removeEventListener('abort', relay.close);
+    signal.removeEventListener('abort', takeAway);
     relay.close();
   }
   progress.end();

@@ -1,7 +1,7 @@
 import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
+import { array, assert, asyncProperty, integer } from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { imageManifest, receiveImages, sendImages, verifyImages } from './images.ts';
 
@@ -40,8 +40,8 @@ describe('the stream of CRIU images', () => {
     await writeFile(join(from, 'empty.img'), '');
     await writeFile(join(from, 'tmpfs-dev-84.tar.gz.img'), Buffer.alloc(70_000, 9));
     const bytes = await sent();
-    await fc.assert(
-      fc.asyncProperty(fc.array(fc.integer({ min: 100, max: 9000 }), { minLength: 1, maxLength: 20 }), async (sizes) => {
+    await assert(
+      asyncProperty(array(integer({ min: 100, max: 9000 }), { minLength: 1, maxLength: 20 }), async (sizes) => {
         await receiveImages(to, chunked(bytes, sizes), LIMIT);
         for (const name of ['core-1.img', 'empty.img', 'tmpfs-dev-84.tar.gz.img']) {
           expect(await readFile(join(to, name))).toEqual(await readFile(join(from, name)));

@@ -134,10 +134,8 @@ export async function startMemhog(host: Host, name: string, mib: number, dirty_k
       'memhog',
     ]);
   }
-  await host.exec('podman', [
-    ...['run', '--detach', '--name', name, 'memhog'],
-    ...['memhog', String(mib), String(dirty_kb_s), '/tmp/ticks'],
-  ]);
+  const workload = ['memhog', String(mib), String(dirty_kb_s), '/tmp/ticks'];
+  await host.exec('podman', ['run', '--detach', '--name', name, 'memhog', ...workload]);
   await until(`${name} ticks`, 20_000, async () => ((await lastTick(host, name)) > 0 ? true : undefined));
 }
 
