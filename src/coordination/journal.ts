@@ -56,7 +56,7 @@ create table if not exists steps (
   start_at real not null,
   end_at real,
   primary key (migration, name)
-) strict, without rowid;
+) strict;
 create table if not exists locks (
   engine text not null,
   engine_id text not null,
@@ -399,7 +399,7 @@ export class Journal {
   view(id: string): Migration {
     const row = this.get(id);
     const steps = this.database
-      .prepare('select name, start_at, end_at from steps where migration = ? order by start_at')
+      .prepare('select name, start_at, end_at from steps where migration = ? order by rowid')
       .all(id)
       .map((step) => z.object({ name: z.string(), start_at: z.number(), end_at: z.number().nullable() }).parse(step));
     return {

@@ -76,12 +76,12 @@ export interface CreatedService {
 }
 
 export interface CheckpointRequest {
-  /** Empty directory for CRIU's images (all but the memory pages when there is a page server). */
+  /** Empty directory, in memory, for CRIU's images (all but the memory pages when there is a page server). */
   imagesDir: string;
   /** Directory for logs. */
   workDir: string;
-  /** Where CRIU sends memory pages; it is on this host. */
-  pageServer: { address: string; port: number };
+  /** Where CRIU sends memory pages, on this host; without one they go to imagesDir like everything else. */
+  pageServer?: { address: string; port: number };
   /** Milliseconds until the dump counts as failed. */
   timeout_ms: number;
 }

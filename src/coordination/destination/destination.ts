@@ -16,7 +16,7 @@ import { type Answer, receivedRequestSchema, type reserveRequestSchema } from '.
 import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { DESTINATION_STATES } from '../states.ts';
-import { pageManifest, verifyStaging } from './staging.ts';
+import { hasPages, pageManifest, verifyStaging } from './staging.ts';
 
 /** Upper limits for what one tree of a service may hold; a peer that sends more is cut off. */
 const TREE_LIMITS = { bytes: 16 * 2 ** 40, entries: 5_000_000 } as const;
@@ -199,22 +199,27 @@ export class Destination {
   }
 
   async receivePages(peer: string, id: string, stream: Duplex): Promise<void> {
-    const row = this.#row(peer, id);
-    await this.#exclusive(id, async () => {
-      this.#require(row, ['reserved', 'receiving']);
-      if (this.#state(id) === 'reserved') await this.#move(id, 'reserved', 'receiving');
-      // A dump that starts again starts from nothing.
-      await rm(this.imagesDir(id), { recursive: true, force: true });
-      await mkdir(this.imagesDir(id), { recursive: true, mode: 0o700 });
-    });
+    await this.#beginReceiving(this.#row(peer, id));
     const received = receivePages(stream, this.imagesDir(id), this.workDir(id));
     this.#pages.set(id, received);
     await received;
   }
 
+  /** A dump starts from nothing. */
+  #beginReceiving(row: Row): Promise<void> {
+    return this.#exclusive(row.id, async () => {
+      this.#require(row, ['reserved']);
+      await rm(this.imagesDir(row.id), { recursive: true, force: true });
+      await mkdir(this.imagesDir(row.id), { recursive: true, mode: 0o700 });
+      await this.#move(row.id, 'reserved', 'receiving');
+    });
+  }
+
   async receiveCriuImages(peer: string, id: string, body: AsyncIterable<Uint8Array>): Promise<void> {
     const row = this.#row(peer, id);
-    this.#require(row, ['receiving']);
+    this.#require(row, ['reserved', 'receiving']);
+    // A small service has its memory among the images, and no stream of pages came before.
+    if (this.#state(id) === 'reserved') await this.#beginReceiving(row);
     const room = await statfs(this.imagesDir(id));
     const manifest = await receiveImages(this.imagesDir(id), body, room.bavail * room.bsize);
     this.#context.journal.merge(id, { images: manifest });
@@ -228,9 +233,9 @@ export class Destination {
       this.#require(row, ['receiving', 'received']);
       if (this.#state(id) === 'receiving') {
         const pages = this.#pages.get(id);
-        if (pages === undefined || row.data['images'] === undefined) {
+        if (row.data['images'] === undefined || (pages === undefined && !hasPages(row.data['images']))) {
           throw new UmsError('UMS_E_IMAGE_CORRUPT', {
-            message: `${this.#context.systemName} has not received ${pages === undefined ? 'the memory' : 'the images'} of ${row.service}.`,
+            message: `${this.#context.systemName} has not received ${row.data['images'] === undefined ? 'the images' : 'the memory'} of ${row.service}.`,
             fault: 'source',
           });
         }

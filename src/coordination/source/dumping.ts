@@ -1,9 +1,9 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Driver } from '#src/drivers/contract.ts';
+import type { CheckpointRequest, Driver } from '#src/drivers/contract.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { openPageRelay } from '#src/transfer/pages/relay.ts';
-import { imageManifest, sendImages } from '#src/transfer/pages/images.ts';
+import { sendImages } from '#src/transfer/pages/images.ts';
 import { sharedWritableMappings } from '#src/transfer/tree/index.ts';
 import { progressReporter, type SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
@@ -44,34 +44,70 @@ export const dumping: SourceStep = {
   },
 };
 
+/**
+ * Up to this much memory is dumped to images in memory first and sent as one stream; more goes through a page server
+ * while CRIU still dumps. CRIU corks its page-server connection and so waits 200 ms for the kernel before its last
+ * words leave; beneath this size, that is longer than dump and transfer could overlap.
+ */
+const LOCAL_DUMP_MAX_BYTES = 64 * 1024 * 1024;
+
 async function dumpMemory(context: SagaContext, row: Row, driver: Driver, signal: AbortSignal): Promise<void> {
   const imagesDir = join(context.stagingRoot, row.id, 'images');
   const workDir = join(context.stagingRoot, row.id, 'work');
   await rm(imagesDir, { recursive: true, force: true });
   await mkdir(imagesDir, { recursive: true, mode: 0o700 });
   await mkdir(workDir, { recursive: true, mode: 0o700 });
+  const { state_bytes } = sizesSchema.parse(row.data['sizes']);
+  const progress = progressReporter(context, row.id, 'memory', state_bytes);
+  const request = { imagesDir, workDir, timeout_ms: DUMP_TIMEOUT_MS };
+  let pageBytes = 0;
+  if (state_bytes <= LOCAL_DUMP_MAX_BYTES) {
+    await driver.checkpoint(row.handle, request).catch(async (error: unknown) => {
+      throw (await explain(driver, row)) ?? error;
+    });
+  } else {
+    pageBytes = await dumpThroughRelay(context, row, driver, request, signal, progress.add);
+  }
+  signal.throwIfAborted();
+  const sent = await context.peers.send(
+    row.destination,
+    { kind: 'criu-images', migration: row.id },
+    sendImages(imagesDir),
+    {
+      signal,
+      onBytes: progress.add,
+      onWire: (bytes) => context.journal.addWire(row.id, bytes),
+    },
+  );
+  progress.end();
+  context.journal.update(row.id, { state_bytes: pageBytes + sent.bytes });
+}
+
+/** Dumps while the memory pages are already on their way; returns how many bytes of them there were. */
+async function dumpThroughRelay(
+  context: SagaContext,
+  row: Row,
+  driver: Driver,
+  request: CheckpointRequest,
+  signal: AbortSignal,
+  onBytes: (bytes: number) => void,
+): Promise<number> {
+  let pageBytes = 0;
   const onWire = (bytes: number) => context.journal.addWire(row.id, bytes);
-  const progress = progressReporter(context, row.id, 'memory', sizesSchema.parse(row.data['sizes']).state_bytes);
-  let memoryBytes = 0;
   const stream = await context.peers.openDuplex(
     row.destination,
     { kind: 'pages', migration: row.id },
     { signal, onWire },
   );
   const relay = await openPageRelay(stream, (bytes) => {
-    memoryBytes += bytes;
-    progress.add(bytes);
+    pageBytes += bytes;
+    onBytes(bytes);
   });
   // CRIU is never killed while it dumps: taking away its page server makes it put the processes back and fail.
   const takeAway = () => relay.close();
   signal.addEventListener('abort', takeAway);
   try {
-    await driver.checkpoint(row.handle, {
-      imagesDir,
-      workDir,
-      pageServer: { address: relay.address, port: relay.port },
-      timeout_ms: DUMP_TIMEOUT_MS,
-    });
+    await driver.checkpoint(row.handle, { ...request, pageServer: { address: relay.address, port: relay.port } });
   } catch (error) {
     signal.throwIfAborted();
     throw (await explain(driver, row)) ?? relay.failure() ?? error;
@@ -79,14 +115,7 @@ async function dumpMemory(context: SagaContext, row: Row, driver: Driver, signal
     signal.removeEventListener('abort', takeAway);
     relay.close();
   }
-  progress.end();
-  signal.throwIfAborted();
-  await context.peers.send(row.destination, { kind: 'criu-images', migration: row.id }, sendImages(imagesDir), {
-    signal,
-    onWire,
-  });
-  const imageBytes = (await imageManifest(imagesDir)).reduce((sum, image) => sum + image.size, 0);
-  context.journal.update(row.id, { state_bytes: memoryBytes + imageBytes });
+  return pageBytes;
 }
 
 /** A dump that failed because the service is no longer there is not CRIU's fault. */

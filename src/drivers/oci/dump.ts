@@ -25,12 +25,14 @@ export async function dumpFrozen(root: string, id: string, request: CheckpointRe
     '--work-path',
     request.workDir,
     '--file-locks',
-    '--page-server',
-    `${request.pageServer.address}:${request.pageServer.port}`,
+    ...(request.pageServer === undefined
+      ? []
+      : ['--page-server', `${request.pageServer.address}:${request.pageServer.port}`]),
     id,
   ];
   try {
-    await writeFile(config, `${connections}\nverbosity=3\n`, { mode: 0o600 });
+    // The service is frozen and its connections are closed at the destination, so no packet has to be kept from it.
+    await writeFile(config, `${connections}\nnetwork-lock skip\nverbosity=3\n`, { mode: 0o600 });
     await runDetached(runc, args, {
       env: { CRIU_CONFIG_FILE: config },
       timeout_ms: request.timeout_ms,

@@ -59,3 +59,14 @@ export async function initPid(root: string, id: string): Promise<number | undefi
     throw error;
   }
 }
+
+/** runc keeps this pipe from a container's creation until it is told to start. */
+export async function waitsToBegin(root: string, id: string): Promise<boolean> {
+  try {
+    await access(join(root, id, 'exec.fifo'), constants.F_OK);
+    return true;
+  } catch (error) {
+    if (isMissing(error)) return false;
+    throw error;
+  }
+}

@@ -17,7 +17,7 @@ import { type Freezer, freezerOf, isFrozen, isMissing, poll, processesOf, waitUn
 import { dumpFrozen } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
-import { findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import { findProgram, initPid, RUNC_ROOT, runcVersion, waitsToBegin } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
 import { change, engineError, inspectContainer, inspectVolume, listContainers, podmanVersion } from './cli.ts';
@@ -115,9 +115,31 @@ export class PodmanDriver implements Driver {
   }
 
   async state(handle: string): Promise<ServiceState> {
+    const seen = await this.#stateSeen(readHandle(handle).id);
+    if (seen !== undefined) return seen;
     const inspect = await inspectContainer(readHandle(handle).id);
     if (inspect === undefined) return 'absent';
     return await this.#stateOf(inspect.Id, inspect.State.Status, inspect.State.Pid);
+  }
+
+  /**
+   * The state of a container that has processes, from the kernel and runc's own records: Podman's answer takes fifty
+   * milliseconds, and this is asked while the service stands still. Undefined when only Podman can tell.
+   */
+  async #stateSeen(id: string): Promise<ServiceState | undefined> {
+    const freezer = await this.#freezerSeen(id);
+    if (freezer === undefined) return undefined;
+    const arriving = await this.#area.exists(id);
+    if (await isFrozen(freezer)) return arriving ? 'restored' : 'frozen';
+    if (arriving) return 'running';
+    return (await waitsToBegin(RUNC_ROOT, id)) ? undefined : 'running';
+  }
+
+  /** Podman names the group after the container, so a process number that was used again is not taken for it. */
+  async #freezerSeen(id: string): Promise<Freezer | undefined> {
+    const pid = await initPid(RUNC_ROOT, id);
+    const freezer = pid === undefined ? undefined : await freezerOf(pid);
+    return freezer?.directory.includes(id) === true ? freezer : undefined;
   }
 
   /** Podman's word for where the container is in its life, the kernel's for whether its processes run. */
@@ -143,7 +165,10 @@ export class PodmanDriver implements Driver {
   }
 
   async processes(handle: string): Promise<number[]> {
-    const inspect = await inspectContainer(readHandle(handle).id);
+    const { id } = readHandle(handle);
+    const seen = await this.#freezerSeen(id);
+    if (seen !== undefined) return await processesOf(seen);
+    const inspect = await inspectContainer(id);
     const freezer = inspect === undefined ? undefined : await this.#freezer(inspect);
     return freezer === undefined ? [] : await processesOf(freezer);
   }
@@ -188,14 +213,16 @@ export class PodmanDriver implements Driver {
   }
 
   async freeze(handle: string): Promise<void> {
-    const { inspect, state } = await this.#require(handle);
+    const { id, name } = readHandle(handle);
+    const state = await this.state(handle);
     if (state === 'frozen') return;
-    if (state !== 'running') throw notRunning(inspect.Name, state);
+    if (state === 'absent') throw gone(name);
+    if (state !== 'running') throw notRunning(name, state);
     try {
-      await change(['pause', inspect.Id]);
+      await change(['pause', id]);
     } catch (error) {
       if ((await this.state(handle)) === 'frozen') return;
-      throw engineError(error, `freeze ${inspect.Name}`);
+      throw engineError(error, `freeze ${name}`);
     }
   }
 
@@ -213,11 +240,10 @@ export class PodmanDriver implements Driver {
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
-    const { id } = readHandle(handle);
-    if (!(await this.#standsStill(id))) {
-      const { inspect, state } = await this.#require(handle);
-      if (state !== 'frozen') throw notRunning(inspect.Name, state);
-    }
+    const { id, name } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state === 'absent') throw gone(name);
+    if (state !== 'frozen') throw notRunning(name, state);
     // Both wait for others, and the service stands still meanwhile.
     const [dumped, saved] = await Promise.allSettled([
       dumpFrozen(RUNC_ROOT, id, request),
@@ -225,13 +251,6 @@ export class PodmanDriver implements Driver {
     ]);
     if (dumped.status === 'rejected') throw dumped.reason;
     if (saved.status === 'rejected') throw saved.reason;
-  }
-
-  /** The kernel's word on whether the container's processes exist and are frozen. */
-  async #standsStill(id: string): Promise<boolean> {
-    const pid = await initPid(RUNC_ROOT, id);
-    const freezer = pid === undefined ? undefined : await freezerOf(pid);
-    return freezer !== undefined && (await isFrozen(freezer));
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
@@ -243,8 +262,7 @@ export class PodmanDriver implements Driver {
 
   async resume(handle: string): Promise<void> {
     const { id, name } = readHandle(handle);
-    const restored = (await this.#area.exists(id)) && (await this.#standsStill(id));
-    if (!restored) {
+    if ((await this.#stateSeen(id)) !== 'restored') {
       const { inspect, state } = await this.#require(handle);
       if (state === 'running' && inspect.State.Status === 'running') return;
       if (state !== 'restored' && state !== 'running') throw notRunning(name, state);
@@ -254,7 +272,7 @@ export class PodmanDriver implements Driver {
     } catch (error) {
       throw engineError(error, `let ${name} run`);
     }
-    if (!(await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 20))) {
+    if (!(await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 5))) {
       throw new UmsError('UMS_E_RESTORE', {
         message: `${name} was let go but does not run`,
         fault: 'destination',

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { open, readdir, stat } from 'node:fs/promises';
+import { open, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -18,32 +18,54 @@ const manifestSchema = z
   .max(FILES_MAX);
 export type ImageManifest = z.infer<typeof manifestSchema>;
 
+/** Files up to this size are read once and kept for sending; there are dozens of them, a kilobyte each. */
+const SMALL_BYTES = 256 * 1024;
+
 async function digest(path: string): Promise<string> {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk);
   return hash.digest('hex');
 }
 
-export async function imageManifest(directory: string): Promise<ImageManifest> {
-  const names = (await readdir(directory)).sort();
-  const manifest: ImageManifest = [];
-  for (const name of names) {
-    const path = join(directory, name);
-    const info = await stat(path);
-    if (!info.isFile()) continue;
-    manifest.push({ name, size: info.size, sha256: await digest(path) });
+interface ImageFile {
+  entry: ImageManifest[number];
+  content: Buffer | undefined;
+}
+
+async function readImage(directory: string, name: string): Promise<ImageFile | undefined> {
+  const path = join(directory, name);
+  const info = await stat(path);
+  if (!info.isFile()) return undefined;
+  if (info.size > SMALL_BYTES) {
+    return { entry: { name, size: info.size, sha256: await digest(path) }, content: undefined };
   }
-  return manifestSchema.parse(manifest);
+  const content = await readFile(path);
+  const sha256 = createHash('sha256').update(content).digest('hex');
+  return { entry: { name, size: content.length, sha256 }, content };
+}
+
+async function readImages(directory: string): Promise<ImageFile[]> {
+  const names = (await readdir(directory)).sort();
+  const files = await Promise.all(names.map((name) => readImage(directory, name)));
+  return files.filter((file) => file !== undefined);
+}
+
+export async function imageManifest(directory: string): Promise<ImageManifest> {
+  return manifestSchema.parse((await readImages(directory)).map((file) => file.entry));
 }
 
 export async function* sendImages(directory: string): AsyncGenerator<Uint8Array> {
-  const manifest = await imageManifest(directory);
-  const json = Buffer.from(JSON.stringify(manifest));
+  const files = await readImages(directory);
+  const json = Buffer.from(JSON.stringify(manifestSchema.parse(files.map((file) => file.entry))));
   const length = Buffer.alloc(4);
   length.writeUInt32BE(json.length);
   yield length;
   yield json;
-  for (const entry of manifest) {
+  for (const { entry, content } of files) {
+    if (content !== undefined) {
+      yield content;
+      continue;
+    }
     for await (const chunk of createReadStream(join(directory, entry.name), { highWaterMark: 1 << 20 })) {
       yield z.instanceof(Buffer).parse(chunk);
     }
