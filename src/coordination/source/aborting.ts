@@ -25,7 +25,8 @@ export const aborting: SourceStep = {
 async function bringBack(context: SagaContext, row: Row): Promise<void> {
   const driver = context.driver(row.engine);
   const state = await driver.state(row.handle);
-  if (state === 'frozen') await driver.thaw(row.handle);
+  // Also when it seems to run: a dump that outlived the agent lets its cgroup go and freezes it again at its end.
+  if (state === 'frozen' || state === 'running') await driver.thaw(row.handle);
   if (row.data['boot'] === (await bootMark())) return;
   // This host went down and took the service's memory with it, as it would have without a migration. What is left is
   // its files, and the service was running, so it is started from them.

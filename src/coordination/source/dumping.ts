@@ -9,10 +9,11 @@ import { progressReporter, type SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { listeningPorts } from '../listening.ts';
 import { answerSchema, receivedRequestSchema, sizesSchema } from '../messages.ts';
-import type { SourceStep } from './steps.ts';
+import type { SourceMemory, SourceStep } from './steps.ts';
 import { copyTrees, treesOf } from './trees.ts';
 
 const DUMP_TIMEOUT_MS = 3_600_000;
+const RECEIVED_TIMEOUT_MS = 600_000;
 
 /** Memory and the last changes of the files travel side by side, while the service is frozen. */
 export const dumping: SourceStep = {
@@ -21,28 +22,48 @@ export const dumping: SourceStep = {
     const pids = await driver.processes(row.handle);
     const listening = await listeningPorts(pids);
     const alwaysDirty = await sharedWritableMappings(pids, treesOf(row));
-    // One failing ends the other: an AbortController of their own, because half a copy is of no use.
-    const both = new AbortController();
-    const either = AbortSignal.any([signal, both.signal]);
-    const stopOther = (error: unknown) => {
-      both.abort(error);
-      throw error;
-    };
-    await Promise.all([
-      dumpMemory(context, row, driver, either).catch(stopOther),
-      copyTrees(context, row, either, memory, { pass: 2, live: false, alwaysDirty }).catch(stopOther),
-    ]);
+    await sendBoth(context, row, driver, signal, memory, alwaysDirty);
     await context.peers.request(row.destination, {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/received`,
       body: receivedRequestSchema.parse({ listening, processes: pids.length, passes: 2 }),
       schema: answerSchema,
-      timeout_ms: 60_000,
+      timeout_ms: RECEIVED_TIMEOUT_MS,
       signal,
     });
     return 'restoring';
   },
 };
+
+/**
+ * Files and memory at the same time, but CRIU starts only when the files have been read: while it dumps it makes a
+ * directory in the service's own /tmp for a moment. One failing ends the other, because half a copy is of no use, and
+ * both have ended before a failure is told: a CRIU still at work would freeze again what going back has thawed.
+ */
+async function sendBoth(
+  context: SagaContext,
+  row: Row,
+  driver: Driver,
+  signal: AbortSignal,
+  memory: SourceMemory,
+  alwaysDirty: Set<string>,
+): Promise<void> {
+  const failed = new AbortController();
+  const either = AbortSignal.any([signal, failed.signal]);
+  const stopOther = (error: unknown) => {
+    failed.abort(error);
+    throw error;
+  };
+  const read = Promise.withResolvers<void>();
+  const onRead = () => read.resolve();
+  const files = copyTrees(context, row, either, memory, { pass: 2, live: false, alwaysDirty, onRead }).catch(stopOther);
+  const pages = Promise.race([read.promise, files])
+    .then(() => dumpMemory(context, row, driver, either))
+    .catch(stopOther);
+  const results = await Promise.allSettled([files, pages]);
+  const failure = results.find((result) => result.status === 'rejected');
+  if (failure !== undefined) throw failed.signal.reason;
+}
 
 /**
  * Up to this much memory is dumped to images in memory first and sent as one stream; more goes through a page server

@@ -17,7 +17,12 @@ export interface PassOptions {
   live: boolean;
   /** "dev:ino" of files that may change without their times moving. */
   alwaysDirty: Set<string>;
+  /** Called when everything has been read here, which is before it has arrived there. */
+  onRead?: () => void;
 }
+
+/** Trees that are copied at the same time: most are small, and each costs the destination a confined tar. */
+const WIDTH = 4;
 
 /** Copies every tree once: all of it in the first pass, what changed since in a later one. */
 export async function copyTrees(
@@ -27,23 +32,53 @@ export async function copyTrees(
   memory: SourceMemory,
   options: PassOptions,
 ): Promise<void> {
-  for (const tree of treesOf(row)) {
-    const progress = progressReporter(context, row.id, `files ${tree.id}`, null);
-    const copy = sendTree({
-      tree,
-      since: memory.snapshots.get(tree.id),
-      alwaysDirty: options.alwaysDirty,
-      live: options.live,
-      signal,
-    });
-    await context.peers.send(
-      row.destination,
-      { kind: 'tree', migration: row.id, tree: tree.id, pass: options.pass },
-      copy.stream,
-      { signal, onBytes: progress.add, onWire: (bytes) => context.journal.addWire(row.id, bytes) },
-    );
-    const result = copy.result();
-    memory.snapshots.set(tree.id, result.snapshot);
-    progress.end();
-  }
+  const trees = treesOf(row);
+  let unread = trees.length;
+  if (unread === 0) options.onRead?.();
+  const onTreeRead = () => {
+    unread -= 1;
+    if (unread === 0) options.onRead?.();
+  };
+  const queue = [...trees];
+  const work = async () => {
+    for (let tree = queue.shift(); tree !== undefined; tree = queue.shift()) {
+      await copyTree(context, row, signal, memory, tree, { ...options, onRead: onTreeRead });
+    }
+  };
+  const ends = await Promise.allSettled(Array.from({ length: WIDTH }, work));
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
+}
+
+async function copyTree(
+  context: SagaContext,
+  row: Row,
+  signal: AbortSignal,
+  memory: SourceMemory,
+  tree: Tree,
+  options: PassOptions,
+): Promise<void> {
+  const progress = progressReporter(context, row.id, `files ${tree.id}`, null);
+  const copy = sendTree({
+    tree,
+    since: memory.snapshots.get(tree.id),
+    alwaysDirty: options.alwaysDirty,
+    live: options.live,
+    signal,
+  });
+  await context.peers.send(
+    row.destination,
+    { kind: 'tree', migration: row.id, tree: tree.id, pass: options.pass },
+    tellingEnd(copy.stream, options.onRead),
+    { signal, onBytes: progress.add, onWire: (bytes) => context.journal.addWire(row.id, bytes) },
+  );
+  memory.snapshots.set(tree.id, copy.result().snapshot);
+  progress.end();
+}
+
+async function* tellingEnd(
+  stream: AsyncIterable<Uint8Array>,
+  onEnd: (() => void) | undefined,
+): AsyncGenerator<Uint8Array> {
+  yield* stream;
+  onEnd?.();
 }

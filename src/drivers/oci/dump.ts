@@ -1,10 +1,11 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { criuVersion, versionAtLeast } from '#src/checkpoint/criu.ts';
 import { criuFailure } from '#src/checkpoint/errors.ts';
 import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
 import type { CheckpointRequest } from '../contract.ts';
+import { isMissing, poll } from './cgroup.ts';
 import { runDetached } from './child.ts';
 import { requireProgram } from './runtime.ts';
 
@@ -43,6 +44,38 @@ export async function dumpFrozen(root: string, id: string, request: CheckpointRe
     throw criuFailure('UMS_E_DUMP', await logOf(request.workDir, 'dump.log'), toUmsError(error));
   } finally {
     await rm(settings, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Waits until no `runc checkpoint` works on the container any more. An agent that was killed leaves its dump running, and
+ * CRIU puts the freezer back into the state in which it found it: thawing before that would not last.
+ */
+export async function waitForDumps(id: string, limit_ms: number): Promise<void> {
+  if (await poll(async () => !(await isBeingDumped(id)), limit_ms, 20)) return;
+  throw new UmsError('UMS_E_TIMEOUT', {
+    message: `A dump of ${id} that was started earlier has not ended`,
+    fault: 'ums',
+    state: 'The service is frozen.',
+    mend: 'Wait until the criu process ends and try again; do not kill it with SIGKILL.',
+  });
+}
+
+async function isBeingDumped(id: string): Promise<boolean> {
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const words = (await commandLine(entry)).split('\0');
+    if (words.includes('checkpoint') && words.includes(id)) return true;
+  }
+  return false;
+}
+
+async function commandLine(pid: string): Promise<string> {
+  try {
+    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
+  } catch (error) {
+    if (isMissing(error)) return '';
+    throw error;
   }
 }
 

@@ -14,7 +14,7 @@ import type {
   Tree,
 } from '../contract.ts';
 import { type Freezer, freezerOf, isFrozen, isMissing, poll, processesOf, waitUntilUntraced } from '../oci/cgroup.ts';
-import { dumpFrozen } from '../oci/dump.ts';
+import { dumpFrozen, waitForDumps } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { findProgram, initPid, RUNC_ROOT, runcVersion, waitsToBegin } from '../oci/runtime.ts';
@@ -227,6 +227,7 @@ export class PodmanDriver implements Driver {
   }
 
   async thaw(handle: string): Promise<void> {
+    await waitForDumps(readHandle(handle).id, UNTRACED_LIMIT_MS);
     const { inspect, state } = await this.#require(handle);
     if (state === 'running') return;
     if (state !== 'frozen') throw notRunning(inspect.Name, state);

@@ -15,7 +15,7 @@ import type {
   ServiceSummary,
 } from '../contract.ts';
 import { freezerOf, isFrozen, poll, processesOf, waitUntilUntraced } from '../oci/cgroup.ts';
-import { dumpFrozen, logOf } from '../oci/dump.ts';
+import { dumpFrozen, logOf, waitForDumps } from '../oci/dump.ts';
 import { exists } from '../oci/files.ts';
 import { killFrozen, requireAllFrozen } from '../oci/frozen.ts';
 import { CreateRecords } from '../oci/records.ts';
@@ -183,6 +183,7 @@ export class RuncDriver implements Driver {
 
   async thaw(handle: string): Promise<void> {
     const { id } = readHandle(handle);
+    await waitForDumps(id, UNTRACED_LIMIT_MS);
     const state = await this.state(handle);
     if (state === 'running') return;
     if (state !== 'frozen') throw notRunning(id, state);
