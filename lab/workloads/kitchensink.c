@@ -503,7 +503,7 @@ static u64 hash(const char *bytes, size_t length, u64 h) {
 
 static void look_at_identity(struct identity *me) {
   // Lines of the status in /proc that are nobody's business to change.
-  static const char *const kept[] = {"Umask:", "Groups:", "SigBlk:", "SigIgn:", "SigCgt:", "Cap", "NoNewPrivs:", "Seccomp"};
+  static const char *const kept[] = {"Umask:", "Groups:", "SigIgn:", "SigCgt:", "Cap", "NoNewPrivs:", "Seccomp"};
   char text[16384], *line, *rest;
   memset(me, 0, sizeof *me);
   if (!getcwd(me->cwd, sizeof me->cwd)) me->cwd[0] = '?';
@@ -518,8 +518,13 @@ static void look_at_identity(struct identity *me) {
   me->arguments = hash(text, read_whole("/proc/self/cmdline", text, sizeof text), 1);
   me->environment = hash(text, read_whole("/proc/self/environ", text, sizeof text), 1);
   for (int i = 0; environ[i]; i++) me->environment = hash(environ[i], strlen(environ[i]), me->environment);
-  // The thread's own: the main thread's signal mask changes in its handlers.
-  read_whole("/proc/thread-self/status", text, sizeof text);
+  // This thread's own, since the main thread's mask changes in its handlers. Asked of the kernel: CRIU cannot open a
+  // thread's files in /proc again, because it restores descriptors before threads.
+  sigset_t blocked;
+  memset(&blocked, 0, sizeof blocked);
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  me->status_lines = hash((const char *)&blocked, sizeof blocked, 1);
+  read_whole("/proc/self/status", text, sizeof text);
   for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
       if (strncmp(line, kept[i], strlen(kept[i])) == 0) me->status_lines = hash(line, strlen(line), me->status_lines);
