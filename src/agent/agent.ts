@@ -68,6 +68,7 @@ export class Agent {
       address: config.peerAddress,
       port: config.peerPort,
       log,
+      ...(config.leafLife_ms === undefined ? {} : { leafLife_ms: config.leafLife_ms }),
     });
     return new Agent(config, log, database, trust, stagingRoot);
   }

@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { systemNameSchema } from '#src/coordination/schema.ts';
 
 export interface AgentConfig {
@@ -14,6 +14,8 @@ export interface AgentConfig {
   peerTimeout_ms: number;
   /** Tests only: lets breakpoints be set over the local API. */
   faultInjection: boolean;
+  /** Tests only: life of the certificates that this system issues to peers. */
+  leafLife_ms?: number;
 }
 
 function port(text: string): number {
@@ -48,6 +50,7 @@ interface Options {
   logLevel: string;
   peerTimeout: number;
   faultInjection: boolean;
+  leafLifeMs?: number;
 }
 
 export function parseConfig(argv: readonly string[]): AgentConfig {
@@ -62,6 +65,11 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     .option('--peer-timeout <ms>', 'silence after which a peer counts as gone', milliseconds, 15_000)
     .option('--log-level <level>', 'trace, debug, info, warn or error', 'info')
     .option('--fault-injection', 'for tests: let migrations be halted at any state', false)
+    .addOption(
+      new Option('--leaf-life-ms <ms>', 'for tests: life of the certificates issued to peers')
+        .argParser(milliseconds)
+        .hideHelp(),
+    )
     .addHelpText('after', '\nExample:\n  ums agent run --name alpha --peer-address 192.0.2.10');
   command.parse([...argv], { from: 'user' });
   const options = command.opts<Options>();
@@ -75,5 +83,6 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     logLevel: options.logLevel,
     peerTimeout_ms: options.peerTimeout,
     faultInjection: options.faultInjection,
+    ...(options.leafLifeMs === undefined ? {} : { leafLife_ms: options.leafLifeMs }),
   };
 }

@@ -59,6 +59,7 @@ export function createHttp(
     const failure = new UmsError(malformed, {
       message: `There is no ${request.method} ${request.url.slice(0, 200)}.`,
       fault: malformed === 'UMS_E_USAGE' ? 'user' : 'source',
+      state: 'Nothing was changed.',
       mend: 'Run the same version of ums on both ends.',
     });
     void reply.status(404).send({ error: failure.toReport() });
@@ -78,6 +79,7 @@ function asHttpFailure(error: unknown, malformed: 'UMS_E_USAGE' | 'UMS_E_PEER_ME
       message: `The request is not well-formed: ${error.message}.`,
       fault: malformed === 'UMS_E_USAGE' ? 'user' : 'source',
       state: 'Nothing was changed.',
+      mend: 'Run the same version of ums on both ends.',
     });
   }
   return toUmsError(error);

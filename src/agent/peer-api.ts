@@ -70,8 +70,11 @@ export function registerStreams(server: PeerServer, agent: Agent): void {
     await destination.receiveCriuImages(peer, header.migration, body);
     return {};
   });
-  server.handleDuplex('pages', pagesStreamSchema, ({ peer, header }, socket) =>
-    destination.receivePages(peer, header.migration, socket),
+  server.handleDuplex(
+    'pages',
+    pagesStreamSchema,
+    ({ peer, header }, socket) => destination.receivePages(peer, header.migration, socket),
+    (peer, header) => destination.admitPages(peer, header.migration),
   );
   server.handleDuplex('frontman', peerStreamHeaderSchema, async ({ peer, header }, socket) => {
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));

@@ -1,6 +1,7 @@
 import type { z } from 'zod';
-import { readFile } from 'node:fs/promises';
+import { readFile, statfs } from 'node:fs/promises';
 import { randomUUID } from 'node:crypto';
+import { dirname } from 'node:path';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
 import { checkProcesses } from '#src/checkpoint/preflight.ts';
 import type { Driver, EngineName, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
@@ -222,7 +223,8 @@ export async function checkHere(
   }
   const here = await context.fingerprint();
   findings.push(...compareHosts(source, here).filter((finding) => finding.severity === 'error'));
-  findings.push(...roomFindings(context.systemName, here, sizes, needsImage));
+  const room = { ...here, diskAvailable_bytes: await roomFor(specification) };
+  findings.push(...roomFindings(context.systemName, room, sizes, needsImage));
   return {
     findings,
     needsImage,
@@ -235,6 +237,23 @@ export async function checkHere(
         detail: finding.why,
       }),
   };
+}
+
+/** Where the files of a service will lie, by the engines' defaults; another place shows when it is full. */
+const PODMAN_STORAGE = '/var/lib/containers/storage';
+
+async function roomFor(specification: Specification): Promise<number> {
+  let path = specification.bundle?.path ?? PODMAN_STORAGE;
+  for (;;) {
+    try {
+      const info = await statfs(path);
+      return info.bavail * info.bsize;
+    } catch (error) {
+      // What does not exist yet will be made in the next directory above it that does.
+      if (path === '/' || !(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+      path = dirname(path);
+    }
+  }
 }
 
 /**
@@ -251,6 +270,16 @@ export function roomFindings(name: string, here: HostFingerprint, sizes: Sizes, 
       what: `${name} has too little free memory: ${mib(here.memoryAvailable_bytes)} MiB of the ${mib(memory)} MiB needed.`,
       why: 'The checkpoint stays in memory beside the restored service until it is handed over.',
       mend: `Free memory on ${name} or choose another system.`,
+    });
+  }
+  const staged = Math.ceil(sizes.state_bytes * 1.1);
+  if (staged > here.stagingAvailable_bytes) {
+    findings.push({
+      severity: 'error',
+      id: 'room.staging',
+      what: `${name} can stage ${mib(here.stagingAvailable_bytes)} MiB of the ${mib(staged)} MiB of memory that the service has.`,
+      why: 'The checkpoint is received into a file system in memory, which is limited (usually to 90 % of all memory).',
+      mend: `End other migrations to ${name}, or enlarge the tmpfs /run/ums/staging there (mount -o remount,size=…).`,
     });
   }
   const disk = Math.ceil((sizes.file_bytes + (needsImage ? sizes.image_bytes * 2 : 0)) * 1.1);

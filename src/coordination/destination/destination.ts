@@ -64,6 +64,7 @@ export class Destination {
         message: `${this.#context.systemName} knows no migration ${id} from ${peer}.`,
         fault: 'source',
         state: 'Nothing was changed.',
+        mend: 'See what it knows there with: ums migrations',
       });
     }
     this.#context.journal.update(id, { last_contact_at: Date.now() });
@@ -83,6 +84,7 @@ export class Destination {
       message: `${this.#context.systemName} cannot do that now: migration ${row.id} is ${state}.`,
       fault: 'source',
       state: 'Nothing was changed.',
+      mend: `See how it came to that with: ums show ${row.id}`,
     });
   }
 
@@ -192,10 +194,16 @@ export class Destination {
       throw new UmsError('UMS_E_PEER_MESSAGE', {
         message: `The service has no tree ${JSON.stringify(header.tree)} at ${this.#context.systemName}.`,
         fault: 'source',
+        mend: 'Run the same version of ums on both systems.',
       });
     }
     const result = await receiveTree(tree, body, { signal, limits: TREE_LIMITS });
     return { bytes: result.bytes, files: result.files };
+  }
+
+  /** Refuses a stream of memory while its sender still listens for a reason. */
+  admitPages(peer: string, id: string): void {
+    this.#require(this.#row(peer, id), ['reserved', 'receiving']);
   }
 
   async receivePages(peer: string, id: string, stream: Duplex): Promise<void> {
@@ -233,13 +241,15 @@ export class Destination {
       this.#require(row, ['receiving', 'received']);
       if (this.#state(id) === 'receiving') {
         const pages = this.#pages.get(id);
+        // First what went wrong with the memory, if something did: the rest would only be its consequence.
+        await pages;
         if (row.data['images'] === undefined || (pages === undefined && !hasPages(row.data['images']))) {
           throw new UmsError('UMS_E_IMAGE_CORRUPT', {
             message: `${this.#context.systemName} has not received ${row.data['images'] === undefined ? 'the images' : 'the memory'} of ${row.service}.`,
             fault: 'source',
+            mend: 'Try again.',
           });
         }
-        await pages;
         this.#pages.delete(id);
         this.#context.journal.merge(id, { expected: request, pages: await pageManifest(this.imagesDir(id)) });
         await this.#move(id, 'receiving', 'received');

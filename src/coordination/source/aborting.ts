@@ -56,6 +56,8 @@ async function startAgain(driver: Driver, row: Row): Promise<string | undefined>
 
 /** Best effort now; if the destination does not hear it, it is told when it can be reached again (see recovery). */
 async function tellPeer(context: SagaContext, row: Row): Promise<void> {
+  // Before its pre-flight has ended a migration is not known to the destination.
+  if (row.data['sizes'] === undefined) return;
   try {
     await context.peers.request(row.destination, {
       method: 'POST',

@@ -1,7 +1,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CheckpointRequest, Driver } from '#src/drivers/contract.ts';
-import { UmsError } from '#src/telemetry/errors.ts';
+import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { openPageRelay } from '#src/transfer/pages/relay.ts';
 import { sendImages } from '#src/transfer/pages/images.ts';
 import { sharedWritableMappings } from '#src/transfer/tree/index.ts';
@@ -14,6 +14,7 @@ import { copyTrees, treesOf } from './trees.ts';
 
 const DUMP_TIMEOUT_MS = 3_600_000;
 const RECEIVED_TIMEOUT_MS = 600_000;
+const WHY_TIMEOUT_MS = 5000;
 
 /** Memory and the last changes of the files travel side by side, while the service is frozen. */
 export const dumping: SourceStep = {
@@ -131,7 +132,12 @@ async function dumpThroughRelay(
     await driver.checkpoint(row.handle, { ...request, pageServer: { address: relay.address, port: relay.port } });
   } catch (error) {
     signal.throwIfAborted();
-    throw (await explain(driver, row)) ?? relay.failure() ?? error;
+    const broken = relay.failure();
+    const gone = await explain(driver, row);
+    if (gone !== undefined) throw gone;
+    throw broken === undefined || CRIU_REFUSES.test(toUmsError(error).detail ?? '')
+      ? error
+      : await whyBroken(context, row, broken, signal);
   } finally {
     signal.removeEventListener('abort', takeAway);
     relay.close();
@@ -146,6 +152,28 @@ async function explain(driver: Driver, row: Row): Promise<UmsError | undefined> 
   return new UmsError('UMS_E_SERVICE_GONE', {
     message: `${row.service} is ${state}: it ended or was removed during the dump.`,
     fault: 'service',
+    state: `It does not run on ${row.source}; nothing of it is left on ${row.destination}.`,
     mend: 'Start it again and look at its log.',
   });
+}
+
+/** CRIU's first error is about the service and not about the way its pages go. */
+const CRIU_REFUSES = /^Error \(criu\/(?!page-xfer|page-pipe|mem|util|tls|cr-dump)/;
+
+/** The stream of memory broke. The destination may know why, for instance that it ran out of room. */
+async function whyBroken(context: SagaContext, row: Row, broken: UmsError, signal: AbortSignal): Promise<UmsError> {
+  try {
+    await context.peers.request(row.destination, {
+      method: 'POST',
+      path: `/peer/v1/migrations/${row.id}/received`,
+      body: receivedRequestSchema.parse({ listening: [], processes: 1, passes: 2 }),
+      schema: answerSchema,
+      timeout_ms: WHY_TIMEOUT_MS,
+      signal,
+    });
+  } catch (error) {
+    const told = toUmsError(error);
+    if (told.code === 'UMS_E_NO_ROOM' || told.code === 'UMS_E_TRANSFER') return told;
+  }
+  return broken;
 }

@@ -15,6 +15,7 @@ export const freezing: SourceStep = {
       throw new UmsError('UMS_E_SERVICE_GONE', {
         message: `${row.service} is ${state}: it ended or was removed while it was being moved.`,
         fault: 'service',
+        state: `It does not run on ${row.source}; nothing of it is left on ${row.destination}.`,
         mend: 'Start it again and look at its log.',
         cause: error,
       });

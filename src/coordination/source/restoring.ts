@@ -1,4 +1,6 @@
 import { UmsError } from '#src/telemetry/errors.ts';
+import type { SagaContext } from '../context.ts';
+import type { Row } from '../journal.ts';
 import { answerSchema } from '../messages.ts';
 import { bootMark } from '../boot.ts';
 import type { SourceStep } from './steps.ts';
@@ -21,7 +23,10 @@ export const restoring: SourceStep = {
     const answer = onlyThere
       ? await untilAnswered(context, row, signal, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
       : await context.peers.request(row.destination, { ...request, signal });
-    if (answer.state === 'restored') return 'committing';
+    if (answer.state === 'restored') {
+      if (!onlyThere) await requireFrozen(context, row);
+      return 'committing';
+    }
     if (answer.error !== null) throw UmsError.fromReport(answer.error);
     throw new UmsError('UMS_E_RESTORE', {
       message: `The destination could not restore the service (it is ${answer.state} there).`,
@@ -29,3 +34,26 @@ export const restoring: SourceStep = {
     });
   },
 };
+
+/**
+ * The last look before the commit. Somebody may have let the service run again through its engine: then it has gone on,
+ * and the copy must not run beside it. Or removed it: then nobody wants it to come back elsewhere.
+ */
+async function requireFrozen(context: SagaContext, row: Row): Promise<void> {
+  const state = await context.driver(row.engine).state(row.handle);
+  if (state === 'frozen') return;
+  if (state === 'running') {
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `${row.service} was let run again on ${row.source} while it was being moved.`,
+      fault: 'user',
+      state: `${row.service} runs on ${row.source}; what had arrived at ${row.destination} is removed.`,
+      mend: 'Leave its engine alone until the migration has ended, and try again.',
+    });
+  }
+  throw new UmsError('UMS_E_SERVICE_GONE', {
+    message: `${row.service} is ${state}: it ended or was removed while it was being moved.`,
+    fault: 'service',
+    state: `Nothing of it is left on ${row.destination}.`,
+    mend: 'Start it again, if it is still wanted, and look at its log.',
+  });
+}

@@ -1,4 +1,5 @@
 import { type UmsError, toUmsError, UmsError as UmsFailure } from '#src/telemetry/errors.ts';
+import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { FINAL_STATES, type SourceState, SOURCE_STATES } from '../states.ts';
@@ -60,6 +61,9 @@ const CANCELLABLE: readonly SourceState[] = [
   'dumping',
   'restoring',
 ];
+
+/** In these states a failure may come from the service having gone away. */
+const TOUCHES_SERVICE: readonly SourceState[] = ['reserving', 'copying', 'holding', 'freezing', 'dumping', 'restoring'];
 
 const RETRY_PAUSE_MS = 1000;
 
@@ -176,7 +180,7 @@ export class SourceSaga {
       stop.throwIfAborted();
       const failure = asFailure(row, error, signal);
       if (MAY_GO_BACK.includes(state)) {
-        this.#fail(row, failure);
+        this.#fail(row, TOUCHES_SERVICE.includes(state) ? ((await this.#gone(row, failure)) ?? failure) : failure);
         return 'aborting';
       }
       // Going back (aborting) and going on (redirecting, removing) are repeated until they succeed; each try is told.
@@ -185,6 +189,26 @@ export class SourceSaga {
       await new Promise((resolve) => setTimeout(resolve, RETRY_PAUSE_MS));
       return state;
     }
+  }
+
+  /** Whatever failed, if the service is no longer there then that is the reason, and it does not run on as before. */
+  async #gone(row: Row, failure: UmsError): Promise<UmsError | undefined> {
+    if (row.data['boot'] !== (await bootMark())) return undefined;
+    const state = await this.#context
+      .driver(row.engine)
+      .state(row.handle)
+      .catch((error: unknown) => {
+        this.#context.log.warn({ migration: row.id, err: error }, 'the engine does not say where the service is');
+        return undefined;
+      });
+    if (state !== 'absent' && state !== 'stopped') return undefined;
+    return new UmsFailure('UMS_E_SERVICE_GONE', {
+      message: `${row.service} is ${state}: it ended or was removed while it was being moved.`,
+      fault: 'service',
+      state: `It does not run on ${row.source}; nothing of it is left on ${row.destination}.`,
+      mend: 'Start it again, if it is still wanted, and look at its log.',
+      detail: [failure.message, failure.detail ?? ''].join('\n').trim(),
+    });
   }
 
   #fail(row: Row, failure: UmsError): void {
@@ -221,6 +245,7 @@ function cancelled(row: Row): UmsError {
     message: `The migration of ${row.service} was cancelled.`,
     fault: 'user',
     state: `${row.service} runs on ${row.source} as before.`,
+    mend: 'Nothing needs to be done; migrate it again when you like.',
   });
 }
 

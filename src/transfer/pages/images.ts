@@ -118,7 +118,7 @@ export async function receiveImages(
   const parsed = manifestSchema.safeParse(parseJson((await reader.exactly(length)).toString('utf8')));
   if (!parsed.success) throw corrupt(`the manifest is malformed: ${parsed.error.issues[0]?.message ?? 'unknown'}`);
   const total = parsed.data.reduce((sum, entry) => sum + entry.size, 0);
-  if (total > limitBytes) throw corrupt(`the images claim ${total} bytes, the limit is ${limitBytes}`);
+  if (total > limitBytes) throw noRoom(total, limitBytes);
   for (const entry of parsed.data) await receiveOne(directory, entry, reader);
   if ((await reader.some(1)) !== undefined) throw corrupt('bytes follow the last image');
   return parsed.data;
@@ -160,6 +160,15 @@ function parseJson(text: string): unknown {
   } catch (error) {
     throw corrupt(`the manifest is not JSON (${error instanceof Error ? error.message : String(error)})`);
   }
+}
+
+function noRoom(total: number, limit: number): UmsError {
+  return new UmsError('UMS_E_NO_ROOM', {
+    message: `The images of the service’s memory have ${total} bytes, and there is room for ${limit}.`,
+    fault: 'destination',
+    state: 'Nothing was written.',
+    mend: 'Free memory at the destination, end other migrations to it, or choose another system.',
+  });
 }
 
 function corrupt(what: string): UmsError {

@@ -61,7 +61,8 @@ async function readLog(path: string): Promise<string> {
 }
 
 function pageError(reason: string, detail: string): UmsError {
-  return new UmsError('UMS_E_TRANSFER', {
+  const full = /No space left on device|ENOSPC/.test(`${reason}\n${detail}`);
+  return new UmsError(full ? 'UMS_E_NO_ROOM' : 'UMS_E_TRANSFER', {
     message: `The destination could not receive memory pages: ${reason}.`,
     fault: 'destination',
     mend: 'See the detail; free memory at the destination if it ran out.',

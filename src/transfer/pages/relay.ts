@@ -23,8 +23,10 @@ export async function openPageRelay(stream: Duplex, onBytes: (bytes: number) => 
   const server = createServer({ allowHalfOpen: true, noDelay: true });
   let local: Socket | undefined;
   let failure: UmsError | undefined;
+  // Once CRIU has let go of its end, by success or because it refuses to dump, a broken link is only the consequence.
+  let letGo = false;
   const fail = (error: unknown) => {
-    failure ??= relayError(error instanceof Error ? error.message : String(error));
+    if (!letGo) failure ??= relayError(error instanceof Error ? error.message : String(error));
     server.close();
     local?.destroy();
     stream.destroy();
@@ -34,6 +36,7 @@ export async function openPageRelay(stream: Duplex, onBytes: (bytes: number) => 
     // One dump makes one connection; nobody else on this host gets in after it.
     server.close();
     local = socket;
+    for (const end of ['end', 'error']) socket.once(end, () => (letGo = true));
     socket.on('data', (chunk: Buffer) => onBytes(chunk.length));
     pipeline(socket, stream, { end: true }).catch(fail);
     // CRIU closes its socket as soon as it has read the page server's verdict, so the way back may end early.
