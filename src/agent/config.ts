@@ -40,18 +40,8 @@ function defaultName(): string {
   return hostname().split('.')[0]?.toLowerCase() ?? 'system';
 }
 
-interface Options {
-  name: string;
-  peerAddress: string;
-  peerPort: number;
-  pairingPort: number;
-  stateDir: string;
-  runDir: string;
-  logLevel: string;
-  peerTimeout: number;
-  faultInjection: boolean;
-  leafLifeMs?: number;
-}
+/** As commander names them. */
+type Options = Omit<AgentConfig, 'peerTimeout_ms' | 'leafLife_ms'> & { peerTimeout: number; leafLifeMs?: number };
 
 export function parseConfig(argv: readonly string[]): AgentConfig {
   const command = new Command('ums agent run')
@@ -72,17 +62,10 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     )
     .addHelpText('after', '\nExample:\n  ums agent run --name alpha --peer-address 192.0.2.10');
   command.parse([...argv], { from: 'user' });
-  const options = command.opts<Options>();
+  const { peerTimeout, leafLifeMs, ...same } = command.opts<Options>();
   return {
-    name: options.name,
-    peerAddress: options.peerAddress,
-    peerPort: options.peerPort,
-    pairingPort: options.pairingPort,
-    stateDir: options.stateDir,
-    runDir: options.runDir,
-    logLevel: options.logLevel,
-    peerTimeout_ms: options.peerTimeout,
-    faultInjection: options.faultInjection,
-    ...(options.leafLifeMs === undefined ? {} : { leafLife_ms: options.leafLifeMs }),
+    ...same,
+    peerTimeout_ms: peerTimeout,
+    ...(leafLifeMs === undefined ? {} : { leafLife_ms: leafLifeMs }),
   };
 }

@@ -35,7 +35,7 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
   app.post('/peer/v1/hello', () => agent.hello());
   app.post('/peer/v1/check', async (request) => {
     const body = parseInput(peerCheckRequestSchema, request.body, 'UMS_E_PEER_MESSAGE');
-    const result = await checkHere(agent.context, body.specification, body.fingerprint, body.sizes, body.serviceUid);
+    const result = await checkHere(agent.context, body.specification, body.fingerprint, body.sizes);
     return { findings: result.findings, needsImage: result.needsImage };
   });
   app.post('/peer/v1/migrations', (request) =>

@@ -1,5 +1,6 @@
+import { z } from 'zod';
 import type { HostFingerprint } from '#src/checkpoint/fingerprint.ts';
-import type { Driver, EngineFingerprint, EngineName } from '#src/drivers/contract.ts';
+import type { Driver, EngineFingerprint, EngineName, Tree } from '#src/drivers/contract.ts';
 import { type Specification, specificationSchema } from '#src/drivers/specification.ts';
 import type { Logger } from '#src/telemetry/log.ts';
 import type { Breakpoints } from './breakpoints.ts';
@@ -23,6 +24,13 @@ export interface SagaContext {
 
 export function specificationOf(row: Row): Specification {
   return specificationSchema.parse(JSON.parse(row.specification));
+}
+
+const treesSchema = z.array(z.object({ id: z.string(), path: z.string(), kind: z.enum(['plain', 'overlay-upper']) }));
+
+/** The directories that move with the service, as they lie on this side. */
+export function treesOf(row: Row): Tree[] {
+  return treesSchema.parse(row.data['trees'] ?? []);
 }
 
 /** Reports bytes of one copy at most four times a second, and the last count always. */

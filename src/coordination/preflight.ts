@@ -203,7 +203,6 @@ export async function checkHere(
   specification: Specification,
   source: HostFingerprint,
   sizes: Sizes,
-  _serviceUid: string,
 ): Promise<{ findings: Finding[]; needsImage: boolean; asError: (finding: Finding) => UmsError }> {
   const findings: Finding[] = [];
   const engine = (await context.engines()).find((one) => one.engine === specification.engine);
@@ -261,38 +260,38 @@ async function roomFor(specification: Specification): Promise<number> {
  * files once, each with a tenth to spare.
  */
 export function roomFindings(name: string, here: HostFingerprint, sizes: Sizes, needsImage: boolean): Finding[] {
-  const findings: Finding[] = [];
-  const memory = Math.ceil(sizes.state_bytes * 2 * 1.1);
-  if (memory > here.memoryAvailable_bytes) {
-    findings.push({
-      severity: 'error',
+  const room = [
+    {
       id: 'room.memory',
-      what: `${name} has too little free memory: ${mib(here.memoryAvailable_bytes)} MiB of the ${mib(memory)} MiB needed.`,
+      needed: sizes.state_bytes * 2,
+      free: here.memoryAvailable_bytes,
+      kind: 'memory',
       why: 'The checkpoint stays in memory beside the restored service until it is handed over.',
       mend: `Free memory on ${name} or choose another system.`,
-    });
-  }
-  const staged = Math.ceil(sizes.state_bytes * 1.1);
-  if (staged > here.stagingAvailable_bytes) {
-    findings.push({
-      severity: 'error',
+    },
+    {
       id: 'room.staging',
-      what: `${name} can stage ${mib(here.stagingAvailable_bytes)} MiB of the ${mib(staged)} MiB of memory that the service has.`,
+      needed: sizes.state_bytes,
+      free: here.stagingAvailable_bytes,
+      kind: 'memory for staging',
       why: 'The checkpoint is received into a file system in memory, which is limited (usually to 90 % of all memory).',
       mend: `End other migrations to ${name}, or enlarge the tmpfs /run/ums/staging there (mount -o remount,size=…).`,
-    });
-  }
-  const disk = Math.ceil((sizes.file_bytes + (needsImage ? sizes.image_bytes * 2 : 0)) * 1.1);
-  if (disk > here.diskAvailable_bytes) {
-    findings.push({
-      severity: 'error',
+    },
+    {
       id: 'room.disk',
-      what: `${name} has too little free disk: ${mib(here.diskAvailable_bytes)} MiB of the ${mib(disk)} MiB needed.`,
+      needed: sizes.file_bytes + (needsImage ? sizes.image_bytes * 2 : 0),
+      free: here.diskAvailable_bytes,
+      kind: 'disk',
       why: 'The files of the service, and its image if it is not there yet, are copied.',
       mend: `Free disk on ${name} or choose another system.`,
-    });
-  }
-  return findings;
+    },
+  ];
+  return room.flatMap(({ id, needed, free, kind, why, mend }): Finding[] => {
+    const wanted = Math.ceil(needed * 1.1);
+    if (wanted <= free) return [];
+    const what = `${name} has too little free ${kind}: ${mib(free)} MiB of the ${mib(wanted)} MiB needed.`;
+    return [{ severity: 'error', id, what, why, mend }];
+  });
 }
 
 function mib(bytes: number): number {

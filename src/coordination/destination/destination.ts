@@ -9,7 +9,7 @@ import { receiveImages } from '#src/transfer/pages/images.ts';
 import { receivePages } from '#src/transfer/pages/receiver.ts';
 import { receiveTree } from '#src/transfer/tree/index.ts';
 import { bootMark } from '../boot.ts';
-import { type SagaContext, specificationOf } from '../context.ts';
+import { type SagaContext, specificationOf, treesOf } from '../context.ts';
 import { checkHealth } from '../health.ts';
 import type { Row } from '../journal.ts';
 import { type Answer, receivedRequestSchema, type reserveRequestSchema } from '../messages.ts';
@@ -21,8 +21,6 @@ import { hasPages, pageManifest, verifyStaging } from './staging.ts';
 /** Upper limits for what one tree of a service may hold; a peer that sends more is cut off. */
 const TREE_LIMITS = { bytes: 16 * 2 ** 40, entries: 5_000_000 } as const;
 const RESTORE_TIMEOUT_MS = 600_000;
-
-const treesSchema = z.array(z.object({ id: z.string(), path: z.string(), kind: z.enum(['plain', 'overlay-upper']) }));
 
 function isDestinationState(state: string): state is DestinationState {
   return DESTINATION_STATES.some((known) => known === state);
@@ -120,13 +118,7 @@ export class Destination {
     return this.#exclusive(request.id, async () => {
       const { journal } = this.#context;
       const { specification } = request;
-      const checked = await checkHere(
-        this.#context,
-        specification,
-        request.fingerprint,
-        request.sizes,
-        request.serviceUid,
-      );
+      const checked = await checkHere(this.#context, specification, request.fingerprint, request.sizes);
       const blocking = checked.findings.find((finding) => finding.severity === 'error');
       if (blocking !== undefined) throw checked.asError(blocking);
       if (journal.find(request.id) === undefined) {
@@ -178,7 +170,7 @@ export class Destination {
   }
 
   #trees(id: string): Tree[] {
-    return treesSchema.parse(this.#context.journal.get(id).data['trees'] ?? []);
+    return treesOf(this.#context.journal.get(id));
   }
 
   async receiveTree(

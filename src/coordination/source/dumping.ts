@@ -5,12 +5,12 @@ import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { openPageRelay } from '#src/transfer/pages/relay.ts';
 import { sendImages } from '#src/transfer/pages/images.ts';
 import { sharedWritableMappings } from '#src/transfer/tree/index.ts';
-import { progressReporter, type SagaContext } from '../context.ts';
+import { progressReporter, type SagaContext, treesOf } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { listeningPorts } from '../listening.ts';
 import { answerSchema, receivedRequestSchema, sizesSchema } from '../messages.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
-import { copyTrees, treesOf } from './trees.ts';
+import { copyTrees } from './trees.ts';
 
 const DUMP_TIMEOUT_MS = 3_600_000;
 const RECEIVED_TIMEOUT_MS = 600_000;

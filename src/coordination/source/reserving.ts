@@ -1,10 +1,9 @@
 import { PassThrough } from 'node:stream';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { progressReporter, specificationOf } from '../context.ts';
+import { progressReporter, specificationOf, treesOf } from '../context.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
 import type { SourceStep } from './steps.ts';
-import { treesOf } from './trees.ts';
 
 /** The image of a large service over a slow link takes its time; the migration's own time limit ends it earlier. */
 const CREATE_TIMEOUT_MS = 120_000;

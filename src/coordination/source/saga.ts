@@ -36,20 +36,6 @@ const STEPS: Record<ActiveState, SourceStep> = {
   aborting,
 };
 
-/** In these states a failure means going back; `committed` still may, because no client has been served elsewhere. */
-const MAY_GO_BACK: readonly SourceState[] = [
-  'planned',
-  'checking',
-  'reserving',
-  'copying',
-  'holding',
-  'freezing',
-  'dumping',
-  'restoring',
-  'committing',
-  'committed',
-];
-
 /** States in which a cancellation ends the step at once. In `committing` the destination is asked instead. */
 const CANCELLABLE: readonly SourceState[] = [
   'planned',
@@ -61,6 +47,9 @@ const CANCELLABLE: readonly SourceState[] = [
   'dumping',
   'restoring',
 ];
+
+/** In these states a failure means going back; `committed` still may, because no client has been served elsewhere. */
+const MAY_GO_BACK: readonly SourceState[] = [...CANCELLABLE, 'committing', 'committed'];
 
 /** In these states a failure may come from the service having gone away. */
 const TOUCHES_SERVICE: readonly SourceState[] = ['reserving', 'copying', 'holding', 'freezing', 'dumping', 'restoring'];

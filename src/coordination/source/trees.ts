@@ -1,15 +1,8 @@
-import { z } from 'zod';
 import type { Tree } from '#src/drivers/contract.ts';
 import { sendTree } from '#src/transfer/tree/index.ts';
-import { progressReporter, type SagaContext } from '../context.ts';
+import { progressReporter, type SagaContext, treesOf } from '../context.ts';
 import type { Row } from '../journal.ts';
 import type { SourceMemory } from './steps.ts';
-
-const treesSchema = z.array(z.object({ id: z.string(), path: z.string(), kind: z.enum(['plain', 'overlay-upper']) }));
-
-export function treesOf(row: Row): Tree[] {
-  return treesSchema.parse(row.data['trees'] ?? []);
-}
 
 export interface PassOptions {
   pass: number;
