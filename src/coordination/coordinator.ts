@@ -183,7 +183,7 @@ export class Coordinator {
     const early: readonly string[] = ['reserving', 'reserved', 'receiving'];
     for (const row of journal.unfinished()) {
       if (row.role !== 'destination' || !early.includes(row.state)) continue;
-      if (Date.now() - row.last_contact_at < LEASE_MS) continue;
+      if (journal.silence_ms(row.id) < LEASE_MS) continue;
       log.warn({ migration: row.id }, 'nothing heard from the source, dropping what was made for it');
       await this.destination.giveUp(row.source, row.id);
     }

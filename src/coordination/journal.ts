@@ -40,8 +40,7 @@ create table if not exists migrations (
   error text,
   in_doubt integer not null default 0,
   cancel_requested integer not null default 0,
-  peer_told integer not null default 1,
-  last_contact_at real not null
+  peer_told integer not null default 1
 ) strict;
 create table if not exists events (
   migration text not null references migrations(id),
@@ -101,7 +100,6 @@ const rowSchema = z.object({
   in_doubt: z.number().transform((value) => value === 1),
   cancel_requested: z.number().transform((value) => value === 1),
   peer_told: z.number().transform((value) => value === 1),
-  last_contact_at: z.number(),
 });
 export type Row = z.infer<typeof rowSchema>;
 
@@ -133,7 +131,6 @@ export interface RowUpdate {
   in_doubt?: boolean;
   cancel_requested?: boolean;
   peer_told?: boolean;
-  last_contact_at?: number;
 }
 
 /** Distributes over the union, so that each kind of event keeps its own fields. */
@@ -156,6 +153,10 @@ export class Journal {
   readonly database: DatabaseSync;
   readonly #live = new EventEmitter();
   readonly #nextSeq = new Map<string, number>();
+  /** Bytes on the wire since the last transition, which writes them: each write of its own would cost a flush to disk. */
+  readonly #wire = new Map<string, number>();
+  readonly #heard = new Map<string, number>();
+  readonly #startedAt = Date.now();
 
   constructor(database: DatabaseSync) {
     this.database = database;
@@ -184,8 +185,8 @@ export class Journal {
     this.#transaction(() => {
       this.database
         .prepare(
-          `insert into migrations (id, role, state, service_uid, service, engine, engine_id, handle, source, destination, options, specification, started_at, last_contact_at)
-           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+          `insert into migrations (id, role, state, service_uid, service, engine, engine_id, handle, source, destination, options, specification, started_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
         )
         .run(
           migration.id,
@@ -200,7 +201,6 @@ export class Journal {
           migration.destination,
           JSON.stringify(migration.options),
           migration.specification,
-          now,
           now,
         );
       if (migration.engineId !== '') this.#lock(migration.engine, migration.engineId, migration.id);
@@ -247,8 +247,10 @@ export class Journal {
     const now = Date.now();
     const done = this.#transaction(() => {
       const result = this.database
-        .prepare('update migrations set state = ?, in_doubt = 0, ended_at = ? where id = ? and state = ?')
-        .run(to, isFinal(to) ? now : null, id, from);
+        .prepare(
+          'update migrations set state = ?, in_doubt = 0, ended_at = ?, bytes_on_wire = bytes_on_wire + ? where id = ? and state = ?',
+        )
+        .run(to, isFinal(to) ? now : null, this.#wire.get(id) ?? 0, id, from);
       if (result.changes !== 1) return false;
       this.database.prepare('update steps set end_at = ? where migration = ? and name = ?').run(now, id, from);
       if (isFinal(to)) {
@@ -262,6 +264,8 @@ export class Journal {
       return true;
     });
     if (done) {
+      this.#wire.delete(id);
+      if (isFinal(to)) this.#heard.delete(id);
       this.#publishLast(id);
       if (isFinal(to)) this.emit(id, { event: 'ended', migration: this.view(id) });
     }
@@ -283,7 +287,17 @@ export class Journal {
 
   /** Adds to the bytes that this migration has sent and received. */
   addWire(id: string, bytes: number): void {
-    this.database.prepare('update migrations set bytes_on_wire = bytes_on_wire + ? where id = ?').run(bytes, id);
+    this.#wire.set(id, (this.#wire.get(id) ?? 0) + bytes);
+  }
+
+  /** Notes that the peer of a migration was heard. Kept in memory: after a restart the lease begins anew. */
+  touch(id: string): void {
+    this.#heard.set(id, Date.now());
+  }
+
+  /** Milliseconds since the peer of a migration was last heard, or since this agent started. */
+  silence_ms(id: string): number {
+    return Date.now() - (this.#heard.get(id) ?? this.#startedAt);
   }
 
   /** Merges into the free-form data of a row. */
@@ -417,7 +431,7 @@ export class Journal {
       ended_at: row.ended_at,
       downtime_ms: row.downtime_ms,
       total_ms: row.ended_at === null ? null : row.ended_at - row.started_at,
-      bytes_on_wire: row.bytes_on_wire,
+      bytes_on_wire: row.bytes_on_wire + (this.#wire.get(id) ?? 0),
       state_bytes: row.state_bytes,
       steps: steps.map((step) => ({
         name: step.name,

@@ -65,7 +65,7 @@ export class Destination {
         mend: 'See what it knows there with: ums migrations',
       });
     }
-    this.#context.journal.update(id, { last_contact_at: Date.now() });
+    this.#context.journal.touch(id);
     return row;
   }
 
