@@ -143,7 +143,7 @@ export async function preflight(
     file_bytes: await fileBytes(description),
     image_bytes: specification.image.kind === 'image' ? specification.image.size_bytes : 0,
   };
-  findings.push(...(await checkProcesses(pids)), ...undecidedBinds(specification));
+  findings.push(...(await checkProcesses(pids)), ...(await guests(pids)), ...undecidedBinds(specification));
   for (const loss of description.losses) {
     findings.push({
       severity: 'warning',
@@ -183,6 +183,35 @@ export async function preflight(
     findings,
     blockingCode: blocking === undefined ? 'UMS_E_PREFLIGHT' : codeOf(blocking),
   };
+}
+
+/**
+ * Processes that were put into the service from outside (`podman exec`): their parent is not one of the service's, so
+ * they are not of the tree that CRIU dumps, and end with the source's copy (proc(5): PPid, NSpid).
+ */
+async function guests(pids: readonly number[]): Promise<Finding[]> {
+  const found: string[] = [];
+  for (const pid of pids) {
+    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' || error.code === 'ESRCH') return '';
+      throw error;
+    });
+    const parent = Number(/^PPid:\s+(\d+)$/m.exec(status)?.[1] ?? '0');
+    const inside = /^NSpid:.*\s(\d+)$/m.exec(status)?.[1];
+    const isFirst = inside === '1' || pid === pids[0];
+    if (status !== '' && !isFirst && !pids.includes(parent))
+      found.push(/^Name:\s+(.+)$/m.exec(status)?.[1] ?? `${pid}`);
+  }
+  if (found.length === 0) return [];
+  return [
+    {
+      severity: 'warning',
+      id: 'process.guest',
+      what: `Started from outside and not moved: ${found.slice(0, 5).join(', ')}${found.length > 5 ? ` and ${found.length - 5} more` : ''}.`,
+      why: 'Such a process (podman exec, a health check) is no descendant of the service’s first process; it ends here.',
+      mend: 'Let it end first, or start it again at the destination.',
+    },
+  ];
 }
 
 function undecidedBinds(specification: Specification): Finding[] {

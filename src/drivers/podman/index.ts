@@ -44,12 +44,18 @@ import { type Inspect, ociConfigSchema, type Volume } from './schema.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
 const UNTRACED_LIMIT_MS = 60_000;
+const CREATED_MAX = 64;
 const THAW_LIMIT_MS = 5000;
 
 export class PodmanDriver implements Driver {
   readonly engine = 'podman';
   readonly #area: RestoreArea;
   readonly #records: CreateRecords<CreateRecord>;
+  /**
+   * What Podman said of containers made here and not started yet: a restore needs it while the service stands still, and
+   * nothing about a container that has never run changes, short of its removal, at which the restore fails by itself.
+   */
+  readonly #created = new Map<string, Inspect>();
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
@@ -204,8 +210,12 @@ export class PodmanDriver implements Driver {
     return importImage(specification, source, signal);
   }
 
-  create(specification: Specification, key: string): Promise<CreatedService> {
-    return createContainer(this.#records, specification, key);
+  async create(specification: Specification, key: string): Promise<CreatedService> {
+    const created = await createContainer(this.#records, specification, key);
+    const inspect = await inspectContainer(created.id);
+    if (this.#created.size >= CREATED_MAX) this.#created.clear();
+    if (inspect !== undefined) this.#created.set(created.id, inspect);
+    return created;
   }
 
   findCreated(specification: Specification, key: string): Promise<CreatedService | undefined> {
@@ -255,6 +265,12 @@ export class PodmanDriver implements Driver {
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
+    const { id } = readHandle(handle);
+    const known = this.#created.get(id);
+    this.#created.delete(id);
+    if (known !== undefined && (await initPid(RUNC_ROOT, id)) === undefined) {
+      return await restoreContainer(known, request, this.#area);
+    }
     const { inspect, state } = await this.#require(handle);
     if (state === 'restored') return;
     if (state !== 'created') throw notRunning(inspect.Name, state);
