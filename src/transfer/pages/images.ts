@@ -144,14 +144,17 @@ async function receiveOne(directory: string, entry: ImageManifest[number], reade
 
 /** Checks the images on disk against the manifest they came with, right before they are restored from. */
 export async function verifyImages(directory: string, manifest: ImageManifest): Promise<void> {
-  for (const entry of manifest) {
-    const path = join(directory, entry.name);
-    const info = await stat(path).catch((error: unknown) => {
-      throw corrupt(`${entry.name} is missing (${error instanceof Error ? error.message : String(error)})`);
-    });
-    if (info.size !== entry.size) throw corrupt(`${entry.name} has ${info.size} bytes instead of ${entry.size}`);
-    if ((await digest(path)) !== entry.sha256) throw corrupt(`${entry.name} was altered`);
+  await Promise.all(manifest.map((entry) => verifyOne(directory, entry)));
+}
+
+async function verifyOne(directory: string, entry: ImageManifest[number]): Promise<void> {
+  const found = await readImage(directory, entry.name).catch((error: unknown) => {
+    throw corrupt(`${entry.name} is missing (${error instanceof Error ? error.message : String(error)})`);
+  });
+  if (found?.entry.size !== entry.size) {
+    throw corrupt(`${entry.name} has ${found?.entry.size ?? 'no'} bytes instead of ${entry.size}`);
   }
+  if (found.entry.sha256 !== entry.sha256) throw corrupt(`${entry.name} was altered`);
 }
 
 function parseJson(text: string): unknown {
