@@ -44,9 +44,20 @@ async function readImage(directory: string, name: string): Promise<ImageFile | u
   return { entry: { name, size: content.length, sha256 }, content };
 }
 
+/** Files that are open at the same time. */
+const BATCH = 64;
+
+async function inBatches<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  for (let at = 0; at < items.length; at += BATCH) {
+    results.push(...(await Promise.all(items.slice(at, at + BATCH).map(work))));
+  }
+  return results;
+}
+
 async function readImages(directory: string): Promise<ImageFile[]> {
   const names = (await readdir(directory)).sort();
-  const files = await Promise.all(names.map((name) => readImage(directory, name)));
+  const files = await inBatches(names, (name) => readImage(directory, name));
   return files.filter((file) => file !== undefined);
 }
 
@@ -144,7 +155,7 @@ async function receiveOne(directory: string, entry: ImageManifest[number], reade
 
 /** Checks the images on disk against the manifest they came with, right before they are restored from. */
 export async function verifyImages(directory: string, manifest: ImageManifest): Promise<void> {
-  await Promise.all(manifest.map((entry) => verifyOne(directory, entry)));
+  await inBatches(manifest, (entry) => verifyOne(directory, entry));
 }
 
 async function verifyOne(directory: string, entry: ImageManifest[number]): Promise<void> {
