@@ -127,6 +127,11 @@ int main(int argc, char **argv) {
   }
   pid_t pid = (pid_t)atoi(argv[at]);
   if (cgroup != NULL) join_cgroup(cgroup);
+  /* Whoever called may have made a pipe non-blocking (Node does), and few programs expect that of their standard input. */
+  for (int fd = 0; fd <= 2; fd++) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && (flags & O_NONBLOCK)) fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+  }
   join_namespaces(pid);
   if (detach) return start_detached(argv + at + 1, env, env_count, cwd);
 

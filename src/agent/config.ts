@@ -61,6 +61,8 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
         .hideHelp(),
     )
     .addHelpText('after', '\nExample:\n  ums agent run --name alpha --peer-address 192.0.2.10');
+  // Commander's own exit status for a wrong command line is 1, which here means a defect.
+  command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
   command.parse([...argv], { from: 'user' });
   const { peerTimeout, leafLifeMs, ...same } = command.opts<Options>();
   return {

@@ -103,6 +103,8 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
       mayReadLimits,
       firstNamespaces,
     };
+    const strays = await filesOfOtherMounts(pid);
+    for (const stray of strays) findings.set(`descriptor.mount ${stray}`, ofOtherMount(stray));
     // The same reason in many processes is one finding.
     for (const finding of judgeProcess(view)) findings.set(`${finding.id} ${finding.why}`, finding);
   }
@@ -117,6 +119,33 @@ async function descriptorsOf(pid: number): Promise<string[]> {
     if (target !== '') targets.push(target);
   }
   return targets;
+}
+
+/**
+ * Files behind standard input and output that lie on a mount the container does not have, as after `runc run -d … >FILE`:
+ * CRIU cannot name them (proc(5): mnt_id of fdinfo, the first field of mountinfo).
+ */
+async function filesOfOtherMounts(pid: number): Promise<string[]> {
+  const mounts = await unlessGone(readFile(`/proc/${pid}/mountinfo`, 'utf8'), '');
+  const known = new Set(mounts.split('\n').map((line) => line.split(' ')[0]));
+  const strays: string[] = [];
+  for (const fd of ['0', '1', '2']) {
+    const target = await unlessGone(readlink(`/proc/${pid}/fd/${fd}`), '');
+    if (!target.startsWith('/') || target.startsWith('/dev/')) continue;
+    const mount = /^mnt_id:\s+(\d+)$/m.exec(await unlessGone(readFile(`/proc/${pid}/fdinfo/${fd}`, 'utf8'), ''))?.[1];
+    if (mounts !== '' && mount !== undefined && !known.has(mount)) strays.push(target);
+  }
+  return strays;
+}
+
+function ofOtherMount(path: string): Finding {
+  return {
+    severity: 'error',
+    id: 'descriptor.mount',
+    what: `The service writes to or reads from ${path}, a file of its host.`,
+    why: 'CRIU can dump a file only on a mount that the container has.',
+    mend: 'Start the service with its output in a pipe, in /dev/null or in a file of its own (docs/drivers.md).',
+  };
 }
 
 async function namespacesOf(pid: number): Promise<Record<string, string>> {

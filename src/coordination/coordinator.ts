@@ -27,7 +27,7 @@ export class Coordinator {
   }
 
   async check(service: string, to: string, options: MigrateOptions): Promise<CheckResult> {
-    this.#refuseSelf(to);
+    this.#refuseDestination(to);
     const result = await preflight(this.#context, service, to, options, undefined, AbortSignal.timeout(120_000));
     return {
       service: result.description.specification.name,
@@ -44,7 +44,7 @@ export class Coordinator {
 
   async migrate(service: string, to: string, options: MigrateOptions): Promise<Migration> {
     const { journal, systemName } = this.#context;
-    this.#refuseSelf(to);
+    this.#refuseDestination(to);
     const { driver, description } = await findService(this.#context, service);
     const engineId = description.summary.id;
     const uid = journal.serviceUid(driver.engine, engineId) ?? crypto.randomUUID();
@@ -69,8 +69,11 @@ export class Coordinator {
     return journal.view(row.id);
   }
 
-  #refuseSelf(to: string): void {
-    if (to !== this.#context.systemName) return;
+  #refuseDestination(to: string): void {
+    if (to !== this.#context.systemName) {
+      this.#context.peers.requireLive(to);
+      return;
+    }
     throw new UmsError('UMS_E_USAGE', {
       message: `${to} is this system: the service is there already.`,
       fault: 'user',

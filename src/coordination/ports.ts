@@ -31,6 +31,8 @@ export interface PeerPort {
   ): Promise<{ trailer: unknown; bytes: number }>;
   openDuplex(peer: string, header: StreamHeader, options: StreamOptions): Promise<Duplex>;
   ping(peer: string): Promise<number>;
+  /** Throws why a system cannot be spoken to (unknown, revoked, expired), as far as this side knows. */
+  requireLive(peer: string): void;
 }
 
 /** What the saga needs of the Frontman. */

@@ -36,7 +36,11 @@ export function addFrontman(program: Command, runner: Runner): void {
     .addOption(
       new Option('--mode <mode>', 'plain TCP, or HTTP request by request').choices(['tcp', 'http']).default('tcp'),
     )
-    .option('--hold-limit <duration>', 'how long traffic may wait before it is refused', duration, 30_000)
+    .addOption(
+      new Option('--hold-limit <duration>', 'how long traffic may wait before it is refused, 10m at most')
+        .argParser(duration)
+        .default(30_000, '30s'),
+    )
     .addHelpText('after', '\nExample:\n  ums frontman add redis --listen 0.0.0.0:6379 --port 6379\n');
   runner.action(add, (cli, service: string, flags: AddFlags) =>
     cli.withAgent(async (client) => {

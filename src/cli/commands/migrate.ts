@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander';
 import { migrateOptionsSchema, type CheckResult } from '#src/coordination/schema.ts';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
 import type { AgentClient } from '../client.ts';
-import { type Cli, type Runner, withSuggestions } from '../command.ts';
+import { type Cli, type Runner, withSuggestions, usage } from '../command.ts';
 import { follow } from '../follow.ts';
 import { formatBytes, wrap } from '../format.ts';
 import { refusedEvent, resultEvent } from '../outcome.ts';
@@ -35,13 +35,16 @@ function withServiceOptions(command: Command): Command {
 }
 
 function request(service: string, flags: ServiceOptions & { to: string }) {
-  const options = migrateOptionsSchema.parse({
+  const parsed = migrateOptionsSchema.safeParse({
     keepSourceStopped: flags.keepSourceStopped,
     bindMounts: flags.bindMounts,
     ...(flags.timeout === undefined ? {} : { timeout_ms: flags.timeout }),
     ...(flags.healthTimeout === undefined ? {} : { healthTimeout_ms: flags.healthTimeout }),
   });
-  return { service, to: flags.to, options };
+  if (!parsed.success) {
+    throw usage('A time limit is from 1s to 24h (--timeout), or at most 10m (--health-timeout).');
+  }
+  return { service, to: flags.to, options: parsed.data };
 }
 
 const EXIT_REFUSED = 4;

@@ -95,7 +95,7 @@ export class SourceSaga {
       throw new UmsFailure('UMS_E_MIGRATION_STATE', {
         message: `Migration ${id} is ${row.state}: it cannot be cancelled any more.`,
         fault: 'user',
-        state: 'It goes on.',
+        state: 'Nothing was changed.',
         mend: `Look at it with: ums show ${id}`,
       });
     }

@@ -81,6 +81,11 @@ export class PeerClient {
     return new PeerStream(socket, reader, { peer, idle_ms: this.#idle_ms });
   }
 
+  /** Throws why a system cannot be spoken to, as far as this side knows without asking it. */
+  requireLive(peer: string): void {
+    this.#trust.livePeer(peer);
+  }
+
   /** Milliseconds from a word to its answer, the handshake not counted. */
   async ping(peer: string, options: { signal?: AbortSignal } = {}): Promise<number> {
     const connection = await this.#open(this.#trust.livePeer(peer), { kind: 'ums.ping' }, options);
