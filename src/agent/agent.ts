@@ -303,9 +303,7 @@ export class Agent {
   async addFrontman(wanted: z.infer<typeof frontmanRequestSchema>): Promise<Frontman> {
     const { journal } = this.context;
     const { driver, description } = await findService(this.context, wanted.service);
-    const engineId = description.summary.id;
-    const uid = journal.serviceUid(driver.engine, engineId) ?? crypto.randomUUID();
-    journal.adoptService(driver.engine, engineId, uid, description.handle);
+    const uid = journal.knowService(driver.engine, description.summary.id, description.handle);
     return this.frontmen.add({ ...wanted, service: description.specification.name }, uid);
   }
 }

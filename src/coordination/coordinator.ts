@@ -47,8 +47,7 @@ export class Coordinator {
     this.#refuseDestination(to);
     const { driver, description } = await findService(this.#context, service);
     const engineId = description.summary.id;
-    const uid = journal.serviceUid(driver.engine, engineId) ?? crypto.randomUUID();
-    journal.adoptService(driver.engine, engineId, uid, description.handle);
+    const uid = journal.knowService(driver.engine, engineId, description.handle);
     const row = journal.insert({
       id: newMigrationId(),
       role: 'source',

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite';
 import { z } from 'zod';
@@ -400,6 +400,13 @@ export class Journal {
         .prepare('insert or replace into services (engine, engine_id, uid, handle) values (?, ?, ?, ?)')
         .run(engine, engineId, uid, handle);
     });
+  }
+
+  /** The uid of a service that is here, made now if it has none. */
+  knowService(engine: string, engineId: string, handle: string): string {
+    const uid = this.serviceUid(engine, engineId) ?? randomUUID();
+    this.adoptService(engine, engineId, uid, handle);
+    return uid;
   }
 
   serviceByUid(uid: string): { engine: string; engineId: string; handle: string } | undefined {

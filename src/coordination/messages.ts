@@ -41,7 +41,6 @@ export const peerCheckRequestSchema = z.object({
   specification: specificationSchema,
   fingerprint: hostFingerprintSchema,
   sizes: sizesSchema,
-  serviceUid: z.string().min(1).max(64),
 });
 export const peerCheckResponseSchema = z.object({ findings: z.array(findingSchema).max(512), needsImage: z.boolean() });
 
@@ -67,7 +66,6 @@ export const createResponseSchema = z.object({
 export const receivedRequestSchema = z.object({
   listening: z.array(z.int().min(1).max(65_535)).max(4096),
   processes: z.int().min(1).max(1_000_000),
-  passes: z.int().min(1).max(64),
 });
 
 export const answerSchema = z.object({

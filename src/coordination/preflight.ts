@@ -1,10 +1,9 @@
 import type { z } from 'zod';
 import { readFile, statfs } from 'node:fs/promises';
-import { randomUUID } from 'node:crypto';
 import { dirname } from 'node:path';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
 import { checkProcesses } from '#src/checkpoint/preflight.ts';
-import type { Driver, EngineName, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
+import type { Driver, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
 import type { Specification } from '#src/drivers/specification.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -17,8 +16,6 @@ export type Sizes = z.infer<typeof sizesSchema>;
 
 export interface Preflight {
   description: ServiceDescription;
-  serviceUid: string;
-  engine: EngineName;
   sizes: Sizes;
   findings: Finding[];
   /** The code with which a migration is refused for these findings. */
@@ -164,11 +161,10 @@ export async function preflight(
   });
   if (hello.protocol.min > PROTOCOL.max || hello.protocol.max < PROTOCOL.min) throw noCommonVersion(context, hello);
   findings.push(...compareHosts(fingerprint, hello.fingerprint));
-  const serviceUid = context.journal.serviceUid(driver.engine, summary.id) ?? randomUUID();
   const theirs = await context.peers.request(destination, {
     method: 'POST',
     path: '/peer/v1/check',
-    body: { specification, fingerprint, sizes, serviceUid },
+    body: { specification, fingerprint, sizes },
     schema: peerCheckResponseSchema,
     timeout_ms: 60_000,
     signal,
@@ -177,8 +173,6 @@ export async function preflight(
   const blocking = findings.find((finding) => finding.severity === 'error');
   return {
     description,
-    serviceUid,
-    engine: driver.engine,
     sizes,
     findings,
     blockingCode: blocking === undefined ? 'UMS_E_PREFLIGHT' : codeOf(blocking),

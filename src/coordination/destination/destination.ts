@@ -142,7 +142,7 @@ export class Destination {
       await mkdir(this.imagesDir(request.id), { recursive: true, mode: 0o700 });
       await mkdir(this.workDir(request.id), { recursive: true, mode: 0o700 });
       await this.#context.breakpoints.reach(journal, request.id, 'destination', 'reserving', 'before');
-      return { needsImage: !(await this.#context.driver(specification.engine).hasImage(specification)) };
+      return { needsImage: checked.needsImage };
     });
   }
 

@@ -27,7 +27,7 @@ export const dumping: SourceStep = {
     await context.peers.request(row.destination, {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/received`,
-      body: receivedRequestSchema.parse({ listening, processes: pids.length, passes: 2 }),
+      body: receivedRequestSchema.parse({ listening, processes: pids.length }),
       schema: answerSchema,
       timeout_ms: RECEIVED_TIMEOUT_MS,
       signal,
@@ -166,7 +166,7 @@ async function whyBroken(context: SagaContext, row: Row, broken: UmsError, signa
     await context.peers.request(row.destination, {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/received`,
-      body: receivedRequestSchema.parse({ listening: [], processes: 1, passes: 2 }),
+      body: receivedRequestSchema.parse({ listening: [], processes: 1 }),
       schema: answerSchema,
       timeout_ms: WHY_TIMEOUT_MS,
       signal,
