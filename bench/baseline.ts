@@ -1,15 +1,19 @@
+import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import { formatRate } from '#lab/links.ts';
 import { Lab } from '#lab/lab.ts';
 import { formatBytes, formatDuration, formatTable, wrap } from '#src/cli/format.ts';
+import { wholeList } from './flags.ts';
 import { fetchFile, serveFiles } from './measure/copy.ts';
 import type { TickLog } from './measure/ticks.ts';
 import { copyImage, MEMHOG, readMemhog, removeMemhog, startMemhog, untilTicks } from './memhog.ts';
 import { move } from './moves.ts';
 import type { Bench, BenchOptions, BenchResult } from './registry.ts';
-import { atMost, below, type BenchCheck, median, type Reporter } from './report.ts';
+import { median } from './measure/statistics.ts';
+import { atMost, below, type BenchCheck, type Reporter } from './report.ts';
 
 const SIZES_MIB = [8, 128, 1024];
+const flagsSchema = z.object({ sizes: z.array(z.int()) });
 const LINK_RATE = '1gbit';
 const TICKS_AFTER = 200;
 const PODMAN_LIMIT_MS = 300_000;
@@ -34,6 +38,8 @@ export interface Repetition {
 export const baseline: Bench = {
   name: 'baseline',
   what: 'downtime and total of ums cold beside podman checkpoint --export + copy + restore --import',
+  examples: ['baseline', 'baseline --sizes 8,128 --repeat 5'],
+  options: (command) => void command.option('--sizes <mib,…>', 'MiB of state', wholeList(1, 65_536), [...SIZES_MIB]),
   async run(report, options): Promise<BenchResult> {
     const lab = Lab.open(undefined, (line) => report.say(`  ${line}`));
     const wasUp = lab.isUp;
@@ -73,13 +79,16 @@ async function setLink(report: Reporter, lab: Lab): Promise<Record<string, unkno
 }
 
 async function measureAll(report: Reporter, lab: Lab, options: BenchOptions): Promise<Repetition[]> {
+  const { sizes } = flagsSchema.parse(options.flags);
   const all: Repetition[] = [];
-  for (const mib of options.sizes ?? SIZES_MIB) {
+  for (const mib of sizes) {
     for (let repetition = 1; repetition <= options.repeat; repetition += 1) {
       for (const how of ['podman', 'ums cold'] as const) {
+        options.signal.throwIfAborted();
         const one = await measureOne(lab, how, mib, repetition);
         all.push(one);
         report.event('repetition', { ...one });
+        await options.results.repetition(`${how.replace(' ', '-')}-${mib}-${repetition}`, one);
         report.say(
           `  ${String(mib).padStart(5)} MiB  ${how.padEnd(9)} #${repetition}: down ${formatDuration(one.downtime_ms)}, total ${formatDuration(one.total_ms)}`,
         );
@@ -113,7 +122,7 @@ type Carried = Pick<Repetition, 'total_ms' | 'bytes' | 'parts'>;
 
 async function byUms(lab: Lab): Promise<Carried> {
   const began = performance.now();
-  const { migration } = await move(lab, MEMHOG, 'alpha', 'beta', { visible: false });
+  const { migration } = await move(lab, MEMHOG, 'alpha', 'beta', { visible: false, words: ['--technique', 'cold'] });
   const parts = Object.fromEntries(migration.steps.map((step) => [step.name, step.duration_ms]));
   if (migration.downtime_ms !== null) parts['agents_downtime'] = migration.downtime_ms;
   return { total_ms: performance.now() - began, bytes: migration.bytes_on_wire, parts };

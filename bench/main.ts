@@ -1,81 +1,81 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { join, resolve } from 'node:path';
+import { Command } from 'commander';
+import { z } from 'zod';
 import { formatTable } from '#src/cli/format.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { baseline } from './baseline.ts';
+import { downtime } from './downtime/bench.ts';
 import { enter } from './entry.ts';
+import { whole } from './flags.ts';
+import { fog } from './fog/bench.ts';
+import { pagePath } from './page-path/bench.ts';
+import { predictors } from './predictors.ts';
 import type { Bench, BenchOptions } from './registry.ts';
-import { type BenchCheck, keepResult, machine, Reporter } from './report.ts';
+import { type BenchCheck, machine, Reporter } from './report.ts';
+import { Results } from './results.ts';
 import { soak } from './soak.ts';
+import { sweep } from './sweep/bench.ts';
 
-const BENCHES: readonly Bench[] = [baseline, soak];
+const BENCHES: readonly Bench[] = [baseline, downtime, fog, pagePath, predictors, soak, sweep];
+const RESULTS = join(resolve(import.meta.dirname), 'results');
 
-interface Flags {
-  json: boolean;
-  out?: string;
-  repeat: number;
-  moves: number;
-  sizes?: number[];
-  keep: boolean;
-}
+const commonSchema = z.object({ json: z.boolean(), out: z.string(), repeat: z.int(), keep: z.boolean() });
 
-function whole(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
-    if (value >= least && value <= most) return value;
-    throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+async function run(bench: Bench, flags: Record<string, unknown>): Promise<number> {
+  const common = commonSchema.parse(flags);
+  const report = new Reporter(common.json);
+  const began_at = Date.now();
+  const results = new Results(common.out, bench.name, began_at);
+  const interrupt = new AbortController();
+  const onSignal = (): void => {
+    if (!interrupt.signal.aborted) process.stderr.write('\nInterrupted: cleaning up …\n');
+    interrupt.abort();
   };
-}
-
-function sizeList(text: string): number[] {
-  return text.split(',').map(whole(1, 65_536));
-}
-
-async function bench(name: string | undefined, flags: Flags): Promise<number> {
-  const report = new Reporter(flags.json);
-  if (name === undefined) return list(report);
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal);
   try {
-    const found = BENCHES.find((each) => each.name === name);
-    if (found === undefined) {
-      throw new UmsError('UMS_E_USAGE', {
-        message: `There is no bench "${name}".`,
-        fault: 'user',
-        mend: `There are: ${BENCHES.map((each) => each.name).join(', ')}.`,
-      });
-    }
-    const began_at = Date.now();
-    const options: BenchOptions = { repeat: flags.repeat, moves: flags.moves, sizes: flags.sizes, keep: flags.keep };
-    const { checks, figures } = await found.run(report, options);
-    return await conclude(report, flags, {
-      bench: name,
+    const options: BenchOptions = { ...common, signal: interrupt.signal, results, flags };
+    const { checks, figures } = await bench.run(report, options);
+    const duration_ms = Math.round(report.elapsed_ms);
+    return await conclude(report, results, {
+      bench: bench.name,
       began_at,
-      duration_ms: Math.round(report.elapsed_ms),
+      duration_ms,
       machine: machine(),
       ...figures,
       checks,
     });
   } catch (thrown) {
-    return report.failure(thrown);
+    return report.failure(interrupt.signal.aborted ? cancelled() : thrown);
+  } finally {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal);
   }
+}
+
+function cancelled(): UmsError {
+  return new UmsError('UMS_E_CANCELLED', {
+    message: 'The bench was interrupted.',
+    fault: 'user',
+    state: 'What it had started was taken away again. What it had measured is kept.',
+  });
 }
 
 async function conclude(
   report: Reporter,
-  flags: Flags,
-  figures: Record<string, unknown> & { bench: string; checks: BenchCheck[] },
+  results: Results,
+  figures: Record<string, unknown> & { checks: BenchCheck[] },
 ): Promise<number> {
   const { checks } = figures;
   const good = checks.every((check) => check.ok);
   const result = { status: good ? 'done' : 'failed', ...figures };
-  const path =
-    flags.out === undefined ? undefined : await keepResult(flags.out, figures.bench, { event: 'result', ...result });
-  report.say(`\n${renderChecks(checks, report)}`);
-  if (path !== undefined) report.say(`The result is kept in ${path}`);
+  const path = await results.whole({ event: 'result', ...result });
+  if (checks.length > 0) report.say(`\n${renderChecks(checks, report)}`);
+  report.say(`The result is kept in ${path}`);
   report.event('result', result);
   return good ? 0 : 1;
 }
 
 function figure(value: number): string {
-  return Number.isInteger(value) ? String(value) : value.toFixed(1);
+  return Number.isInteger(value) ? String(value) : value.toFixed(Math.abs(value) < 10 ? 2 : 1);
 }
 
 function renderChecks(checks: readonly BenchCheck[], report: Reporter): string {
@@ -87,6 +87,7 @@ function renderChecks(checks: readonly BenchCheck[], report: Reporter): string {
       { title: '', value: (check) => (check.ok ? '✔ ok' : '✗ NOT OK') },
     ],
     checks,
+    100,
   ).replaceAll('✗ NOT OK', report.style.red('✗ NOT OK'));
 }
 
@@ -94,24 +95,42 @@ function list(report: Reporter): number {
   report.event('result', { status: 'done', benches: BENCHES.map(({ name, what }) => ({ name, what })), checks: [] });
   report.say('Benches:');
   for (const { name, what } of BENCHES) report.say(`  ${name.padEnd(10)} ${what}`);
-  report.say('\nExample: ./ums bench baseline --repeat 3 --out results');
+  report.say('\nExample: ./ums bench baseline --repeat 3\nEach explains itself: ./ums bench NAME --help');
   return 0;
+}
+
+function commandOf(bench: Bench): Command {
+  const command = new Command(bench.name)
+    .description(bench.what)
+    .option('--json', 'one event a line, the last with event "result"', false)
+    .option('--out <directory>', 'where the results are kept', RESULTS)
+    .option('--repeat <n>', 'repetitions of each figure', whole(1, 1000), bench.repeat ?? 3)
+    .option('--keep', 'leave the test hosts running', false);
+  bench.options?.(command);
+  const examples = bench.examples.map((line) => `  ./ums bench ${line}`).join('\n');
+  return command
+    .addHelpText(
+      'after',
+      `\nExamples:\n${examples}\n\nExit status: 0 when every figure is within its limit, 1 when not.\n`,
+    )
+    .action(async (flags: Record<string, unknown>) => {
+      process.exitCode = await run(bench, flags);
+    });
 }
 
 const program = new Command('ums bench')
   .description('Measure ums beside what there is without it, in the same run on the same machine')
-  .argument('[name]', `one of: ${BENCHES.map((each) => each.name).join(', ')}; without it, they are explained`)
+  .enablePositionalOptions()
+  .argument('[name]', 'the bench to run; without it, they are explained')
   .option('--json', 'one event a line, the last with event "result"', false)
-  .option('--out <directory>', 'keep the result as a JSON file there')
-  .option('--repeat <n>', 'repetitions of each figure', whole(1, 1000), 3)
-  .option('--moves <n>', 'soak: how many migrations', whole(2, 100_000), 50)
-  .option('--sizes <mib,…>', 'MiB of state (baseline: 8,128,1024; soak: 64)', sizeList)
-  .option('--keep', 'leave the test hosts running', false)
-  .addHelpText(
-    'after',
-    '\nExamples:\n  ./ums bench baseline\n  ./ums bench soak --moves 50 --json\n\nExit status: 0 when every figure is within its limit, 1 when not.\n',
-  )
-  .action(async (name: string | undefined, flags: Flags) => {
-    process.exitCode = await bench(name, flags);
+  .action((name: string | undefined, flags: { json: boolean }) => {
+    const report = new Reporter(flags.json);
+    if (name === undefined) process.exitCode = list(report);
+    else {
+      const message = `There is no bench "${name}".`;
+      const mend = `There are: ${BENCHES.map((each) => each.name).join(', ')}.`;
+      process.exitCode = report.failure(new UmsError('UMS_E_USAGE', { message, fault: 'user', mend }));
+    }
   });
+for (const bench of BENCHES) program.addCommand(commandOf(bench).exitOverride());
 await enter(program);

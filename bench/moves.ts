@@ -25,6 +25,8 @@ export interface MoveOutput {
   visible: boolean;
   /** Receives each event of the command line. */
   event?(event: Record<string, unknown>): void;
+  /** More words for `ums migrate`. */
+  words?: readonly string[];
 }
 
 /** Moves a service with the real command line, in this process, and returns what the journal says of it. */
@@ -46,7 +48,7 @@ export async function move(lab: Lab, service: string, from: string, to: string, 
     },
   };
   const status = await run(
-    ['--context', from, 'migrate', service, '--to', to, ...(output.visible ? [] : ['--json'])],
+    ['--context', from, 'migrate', service, '--to', to, ...(output.words ?? []), ...(output.visible ? [] : ['--json'])],
     io,
   );
   const ended = Date.now();
@@ -84,9 +86,14 @@ function failure(
   if (migration?.error !== undefined && migration.error !== null) return UmsError.fromReport(migration.error);
   const refused = z.object({ error: z.object({ message: z.string() }) }).safeParse(events.at(-1));
   return new UmsError('UMS_E_LAB', {
-    message: `Moving ${service} to ${to} failed${refused.success ? `: ${refused.data.error.message}` : '.'}`,
+    message: `Moving ${service} to ${to} failed${refused.success ? `: ${refused.data.error.message}` : lastLine(errors)}`,
     fault: 'ums',
     mend: 'Look at the agents: ./ums lab logs alpha; ./ums lab logs beta',
     ...(errors === '' ? {} : { detail: errors }),
   });
+}
+
+function lastLine(text: string): string {
+  const line = text.split('\n').findLast((each) => each.trim() !== '');
+  return line === undefined ? '.' : `: ${line.trim()}`;
 }

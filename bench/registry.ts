@@ -1,13 +1,18 @@
+import type { Command } from 'commander';
+import type { Results } from './results.ts';
 import type { BenchCheck, Reporter } from './report.ts';
 
 export interface BenchOptions {
   /** Repetitions of each figure. */
   repeat: number;
-  /** Moves of a soak. */
-  moves: number;
-  /** MiB of state, where a bench lets it be chosen. */
-  sizes: number[] | undefined;
+  /** Leave the test hosts running. */
   keep: boolean;
+  /** Aborted by Ctrl-C: what was started is taken away again, and what was measured stays. */
+  signal: AbortSignal;
+  /** Where every repetition is kept as soon as it is measured. */
+  results: Results;
+  /** The bench's own options, by the names that commander gives them; the bench parses them. */
+  flags: Readonly<Record<string, unknown>>;
 }
 
 export interface BenchResult {
@@ -19,5 +24,11 @@ export interface BenchResult {
 export interface Bench {
   name: string;
   what: string;
+  /** Command lines for its --help. */
+  examples: readonly string[];
+  /** Repetitions of each figure unless asked otherwise. */
+  repeat?: number;
+  /** Adds its own options. */
+  options?(command: Command): void;
   run(report: Reporter, options: BenchOptions): Promise<BenchResult>;
 }

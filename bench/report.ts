@@ -1,6 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, freemem, release, totalmem } from 'node:os';
-import { join } from 'node:path';
 import { errorEvent, renderError } from '#src/cli/render-error.ts';
 import { makeStyle, type Style } from '#src/cli/terminal.ts';
 import { toUmsError } from '#src/telemetry/errors.ts';
@@ -19,6 +17,10 @@ export function atMost(name: string, value: number, limit: number): BenchCheck {
 
 export function below(name: string, value: number, limit: number): BenchCheck {
   return { name, value, limit, ok: value < limit };
+}
+
+export function atLeast(name: string, value: number, limit: number): BenchCheck {
+  return { name, value, limit, ok: value >= limit };
 }
 
 /** How a bench or the demo speaks: text for people, or one JSON object a line with the result last. */
@@ -69,20 +71,4 @@ export function machine(): Record<string, unknown> {
     free_memory_bytes: freemem(),
     node: process.version,
   };
-}
-
-/** Keeps a result as a file named after the bench and the time, and says where. */
-export async function keepResult(directory: string, name: string, result: object): Promise<string> {
-  await mkdir(directory, { recursive: true });
-  const stamp = new Date().toISOString().replaceAll(':', '').slice(0, 17);
-  const path = join(directory, `${name}-${stamp}.json`);
-  await writeFile(path, `${JSON.stringify(result, null, 2)}\n`);
-  return path;
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = Math.floor(sorted.length / 2);
-  const high = sorted[middle] ?? 0;
-  return sorted.length % 2 === 1 ? high : (high + (sorted[middle - 1] ?? high)) / 2;
 }

@@ -9,11 +9,12 @@ import { inviteResponseSchema, pairedSystemSchema } from '#src/agent/api.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { makeCgroup, processesIn, readOrEmpty, signalIfThere } from './cgroup.ts';
 import type { Host } from './host.ts';
+import { PATIENCE } from './patience.ts';
 
 /** The agents of the test hosts: start, stop, kill and pair them. */
-const READY_LIMIT_MS = 30_000;
-const STOP_LIMIT_MS = 15_000;
-const REQUEST_LIMIT_MS = 20_000;
+const READY_LIMIT_MS = 30_000 * PATIENCE;
+const STOP_LIMIT_MS = 15_000 * PATIENCE;
+const REQUEST_LIMIT_MS = 20_000 * PATIENCE;
 const ANSWER_LIMIT_BYTES = 4 * 1024 * 1024;
 const POLL_MS = 25;
 export const AGENT_ENTRY = 'src/agent/main.ts';

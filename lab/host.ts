@@ -15,8 +15,9 @@ import {
   readOrEmpty,
 } from './cgroup.ts';
 import { hostAddress } from './names.ts';
+import { PATIENCE } from './patience.ts';
 
-const BOOT_LIMIT_MS = 30_000;
+const BOOT_LIMIT_MS = 30_000 * PATIENCE;
 const POLL_MS = 5;
 const HOST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ums/node/bin';
 const IMAGES = '/opt/images';

@@ -57,9 +57,9 @@ function treeParts(directory: string, ending = ''): (string | Buffer)[] {
     .flatMap((path) => [basename(path), readFileSync(path)]);
 }
 
-export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
+/** The layers that this checkout asks for, there or not. */
+function wantedLayers(): RootFileSystem {
   const cache = join(cacheDir(), 'rootfs');
-  mkdirSync(cache, { recursive: true });
   const baseKey = hash(String(BASE_RECIPE_VERSION), process.arch, SUITE, PACKAGES.join(' '), FROM_TESTING.join(' '));
   const workKey = hash(
     baseKey,
@@ -68,12 +68,22 @@ export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
     ...treeParts(join(here, 'image')),
   );
   const toolsKey = hash(process.arch, ...treeParts(join(here, 'host')), ...treeParts(join(here, 'wire')));
-  const root = {
+  return {
     base: join(cache, `base-${baseKey}`),
     work: join(cache, `work-${workKey}`),
     tools: join(cache, `tools-${toolsKey}`),
   };
-  if (existsSync(root.base) && existsSync(root.work) && existsSync(root.tools)) return root;
+}
+
+export function rootFileSystemIsBuilt(): boolean {
+  return Object.values(wantedLayers()).every((layer: string) => existsSync(layer));
+}
+
+export async function buildRootFileSystem(say: Say): Promise<RootFileSystem> {
+  const root = wantedLayers();
+  if (rootFileSystemIsBuilt()) return root;
+  const cache = join(cacheDir(), 'rootfs');
+  mkdirSync(cache, { recursive: true });
   await withLock(join(cache, '.lock'), LOCK_LIMIT_S, async () => {
     await complete(root.base, (path) => buildBase(path, say));
     await complete(root.work, (path) => buildWork(path, root.base, say));

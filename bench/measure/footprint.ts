@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { agentPids } from '#lab/agents.ts';
 import type { Lab } from '#lab/lab.ts';
-import { median } from '../report.ts';
+import { median } from './statistics.ts';
 
 /** What a lab's hosts hold on to; a leak shows as growth from one round trip to the next. */
 export interface Footprint {

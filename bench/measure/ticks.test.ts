@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { parseReply, ReplyError } from '../redis/resp.ts';
-import { atMost, below, median } from '../report.ts';
+import { atMost, below } from '../report.ts';
 import { growth } from './footprint.ts';
+import { median } from './statistics.ts';
 import { parseTicks } from './ticks.ts';
 
 describe('tick log', () => {

@@ -40,7 +40,7 @@ if ! grep -q 'errors: 0' right.txt; then
 fi
 echo "protocol: $(states right) states, no invariant broken"
 
-for mistake in SETTLING_GOES_BACK ASKS_BY_GIVING_UP THAWS_IN_WINDOW FORGETS_ABORT; do
+for mistake in SETTLING_GOES_BACK ASKS_BY_GIVING_UP THAWS_IN_WINDOW FORGETS_ABORT SURRENDERS_WHOLE; do
   verify "$mistake" "-D$mistake"
   if grep -q 'errors: 0' "$mistake.txt"; then
     echo "$mistake: the model does not find this mistake" >&2

@@ -10,9 +10,10 @@
  * -DASKS_BY_GIVING_UP   the source, in the window, asks the destination with give-up instead of telling it again
  * -DTHAWS_IN_WINDOW     the source thaws when it hears nothing in the window
  * -DFORGETS_ABORT       the destination forgets an aborted migration, and takes a late commit for a new one
- * The four are wrong on purpose: each must be found.
+ * -DSURRENDERS_WHOLE    the destination gives its copy up to an operator's choice though it has all of the memory
+ * The five are wrong on purpose: each must be found.
  */
-mtype:source = { s_early, s_restoring, s_committing, s_committed, s_removing, s_done, s_aborting, s_aborted };
+mtype:source = { s_early, s_restoring, s_committing, s_committed, s_filling, s_removing, s_done, s_aborting, s_aborted };
 mtype:destination = { d_early, d_restoring, d_restored, d_committing, d_active, d_settling, d_done, d_aborting, d_aborted };
 /* A copy: none, frozen with its state, running with its state. */
 mtype:copy = { none, frozen, running };
@@ -28,12 +29,15 @@ mtype:doing doing = idle;      /* the destination; it serves one request at a ti
 bool source_up = true;
 
 /* Messages under way. */
-bool m_restore, m_commit, m_give_up, m_settle, m_finish;
-bool a_restored, a_active, a_settling, a_done, a_aborted;
+bool m_restore, m_commit, m_give_up, m_settle, m_fill, m_surrender, m_finish;
+bool a_restored, a_active, a_settling, a_filled, a_done, a_aborted;
+
+/* Durable at the destination: all memory has arrived and is in the processes. */
+bool filled;
 
 /* What happened, for the properties only. */
 bool commit_told, source_deleted, source_host_lost, destination_host_lost, service_ended, destination_unfit;
-bool said_aborted, said_owned, cancelled, source_lost_in_window;
+bool said_aborted, said_owned, said_filled, surrendered, cancelled, source_lost_in_window;
 
 /* How often agents are killed altogether. */
 #ifndef FAULTS
@@ -43,8 +47,12 @@ byte crashes = FAULTS;
 
 inline lose(message) { d_step { message -> message = false } }
 
-inline say_aborted() { assert(!said_owned); said_aborted = true; a_aborted = true }
+inline say_aborted() {
+  assert(!said_owned || (surrendered && !said_filled));
+  said_aborted = true; a_aborted = true
+}
 inline say_owned() { assert(!said_aborted); said_owned = true }
+inline say_filled() { assert(!said_aborted); said_filled = true; a_filled = true }
 
 inline thaw() {
   /* Told to commit, the destination must have said that it does not run the service, and never will. */
@@ -78,11 +86,18 @@ active proctype Source() {
 
   /* The destination runs it. Before anything is given up here it takes it over for good. */
   :: atomic { source_up && source == s_committed && !m_settle -> m_settle = true }
-  :: atomic { source_up && source == s_committed && (a_settling || a_done) -> source = s_removing }
+  :: atomic { source_up && source == s_committed && (a_settling || a_done) -> source = s_filling }
   :: atomic { source_up && source == s_committed && a_aborted -> source = s_aborting }
 
+  /* Memory may still be on its way; an operator may choose the frozen copy as long as it is. */
+  :: atomic { source_up && source == s_filling && !m_fill -> m_fill = true }
+  :: atomic { source_up && source == s_filling && at_source == frozen && !m_surrender ->
+       m_surrender = true }
+  :: atomic { source_up && source == s_filling && (a_filled || a_done) -> source = s_removing }
+  :: atomic { source_up && source == s_filling && a_aborted -> source = s_aborting }
+
   :: atomic { source_up && source == s_removing && !source_deleted ->
-       assert(destination == d_settling || destination == d_done);
+       assert((destination == d_settling && filled) || destination == d_done);
        source_deleted = true; at_source = none }
   :: atomic { source_up && source == s_removing && source_deleted && !m_finish -> m_finish = true }
   :: atomic { source_up && source == s_removing && source_deleted && a_done -> source = s_done }
@@ -152,6 +167,26 @@ active proctype Destination() {
        :: destination == d_done || destination == d_aborted -> doing = answering
        :: else
        fi }
+  :: atomic { doing == idle && m_fill ->
+       if :: m_fill = false :: skip fi;
+       if
+       :: destination == d_settling && filled -> say_filled()
+       :: else
+       fi }
+  :: atomic { doing == idle && m_surrender ->
+       if :: m_surrender = false :: skip fi;
+       if
+#ifdef SURRENDERS_WHOLE
+       :: destination == d_settling -> surrendered = true; destination = d_aborting; doing = removing
+#else
+       :: destination == d_settling && !filled -> surrendered = true; destination = d_aborting; doing = removing
+#endif
+       :: destination == d_aborting -> doing = removing
+       :: destination == d_aborted || destination == d_done -> doing = answering
+       :: else
+       fi }
+  /* The last page arrives; for memory that came as images this is at once. */
+  :: atomic { doing == idle && destination == d_settling && !filled -> filled = true }
   :: atomic { doing == idle && m_finish ->
        if :: m_finish = false :: skip fi;
        if
@@ -211,8 +246,8 @@ active proctype Destination() {
 /* The world: the channel loses, hosts go down once each, the service may end by itself where it runs. */
 active proctype World() {
   end: do
-  :: lose(m_restore) :: lose(m_commit) :: lose(m_give_up) :: lose(m_settle) :: lose(m_finish)
-  :: lose(a_restored) :: lose(a_active) :: lose(a_settling) :: lose(a_done) :: lose(a_aborted)
+  :: lose(m_restore) :: lose(m_commit) :: lose(m_give_up) :: lose(m_settle) :: lose(m_fill) :: lose(m_surrender) :: lose(m_finish)
+  :: lose(a_restored) :: lose(a_active) :: lose(a_settling) :: lose(a_filled) :: lose(a_done) :: lose(a_aborted)
 #ifndef NO_HOST_LOSS
   :: atomic { !source_host_lost ->
        source_host_lost = true; at_source = none; source_up = false;
@@ -236,7 +271,7 @@ active proctype World() {
 /* Only the loss of a host, or the service's own end after it was handed over, may leave no copy with its state. */
 #define EXCUSED (source_host_lost || destination_host_lost || service_ended)
 /* The source's host alone goes down in the window: the state lives on, unless somebody made the destination give up. */
-#define LOST_ALONE (source_lost_in_window && !destination_host_lost && !service_ended && !destination_unfit && !cancelled)
+#define LOST_ALONE (source_lost_in_window && !destination_host_lost && !service_ended && !destination_unfit && !cancelled && !surrendered)
 
 active proctype Watch() {
   end: atomic { TWO_ACTIVE || (BOTH_GONE && !EXCUSED) || (LOST_ALONE && BOTH_GONE) -> assert(false) }

@@ -10,6 +10,7 @@ import { type SagaContext } from '#src/coordination/context.ts';
 import { Coordinator } from '#src/coordination/coordinator.ts';
 import { Journal } from '#src/coordination/journal.ts';
 import { type Hello, PROTOCOL } from '#src/coordination/messages.ts';
+import { sweepPageCaches } from '#src/coordination/page-caches.ts';
 import { findService } from '#src/coordination/preflight.ts';
 import type { Driver, EngineFingerprint, EngineName } from '#src/drivers/contract.ts';
 import { createDrivers } from '#src/drivers/registry.ts';
@@ -104,6 +105,7 @@ export class Agent {
       },
       fingerprint: () => fingerprintHost({ diskDir: config.stateDir, stagingDir: stagingRoot }),
       stagingRoot,
+      pageCaches: { root: join(config.stateDir, 'page-caches'), limit_bytes: config.pageCache_bytes },
       breakpoints: new Breakpoints(config.faultInjection),
       log,
     };
@@ -134,6 +136,7 @@ export class Agent {
     await this.frontmen.start();
     await this.coordinator.recover();
     await sweepStaging(this.context.stagingRoot, this.context.journal);
+    await sweepPageCaches(this.context.pageCaches.root);
     await this.#peerServer.listen();
     const socket = join(this.#config.runDir, 'api', 'agent.sock');
     await rm(socket, { force: true });
@@ -304,7 +307,13 @@ export class Agent {
     const { journal } = this.context;
     const { driver, description } = await findService(this.context, wanted.service);
     const uid = journal.knowService(driver.engine, description.summary.id, description.handle);
-    return this.frontmen.add({ ...wanted, service: description.specification.name }, uid);
+    const frontman = await this.frontmen.add({ ...wanted, service: description.specification.name }, uid);
+    // It runs here, so an earlier one of the same name that moved away no longer says where it is.
+    const route = this.frontmen.routeOf(uid);
+    if (description.summary.state === 'running' && route?.state === 'open' && route.target.kind === 'peer') {
+      this.frontmen.setRoute(uid, { kind: 'here' });
+    }
+    return frontman;
   }
 }
 

@@ -4,6 +4,7 @@ import {
   migrateOptionsSchema,
   migrationSchema,
   systemNameSchema,
+  techniqueSchema,
 } from '#src/coordination/schema.ts';
 import { errorReportSchema } from '#src/telemetry/errors.ts';
 
@@ -27,6 +28,7 @@ import { errorReportSchema } from '#src/telemetry/errors.ts';
  *   GET    /v1/migrations/:id/events?after=SEQ newline-delimited migrationEvent, live until `ended`
  *   POST   /v1/migrations/:id/cancel           → migration
  *   POST   /v1/migrations/:id/recover          recoverRequest → migration
+ *   GET    /v1/predictions                     predictionErrorsSchema[]
  *   GET    /v1/frontmen                        frontmanSchema[]
  *   POST   /v1/frontmen                        frontmanRequest → frontman
  *   DELETE /v1/frontmen/:id                    → {}
@@ -105,6 +107,16 @@ export const checkRequestSchema = z.object({
 export { checkResultSchema };
 export const migrateRequestSchema = checkRequestSchema;
 export { migrationSchema };
+const errorStatisticsSchema = z.object({ count: z.int(), median: z.number(), p90: z.number(), bias: z.number() });
+/** How far predictions were off, by technique; errors are relative: 0.25 is a quarter. */
+export const predictionErrorsSchema = z.object({
+  technique: techniqueSchema,
+  migrations: z.int(),
+  downtime: errorStatisticsSchema.nullable(),
+  total: errorStatisticsSchema.nullable(),
+  bytes: errorStatisticsSchema.nullable(),
+});
+export type PredictionErrors = z.infer<typeof predictionErrorsSchema>;
 /** thaw-source: run here again (two copies if the peer did commit). drop-source: give it up here (none if it did not). */
 export const recoverRequestSchema = z.object({ choice: z.enum(['thaw-source', 'drop-source']) });
 

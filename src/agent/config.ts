@@ -12,6 +12,8 @@ export interface AgentConfig {
   logLevel: string;
   /** Milliseconds of silence after which a peer counts as gone. */
   peerTimeout_ms: number;
+  /** Bytes of a service's pages that are kept on disk when it leaves, for when it comes back; 0 keeps none. */
+  pageCache_bytes: number;
   /** Tests only: lets breakpoints be set over the local API. */
   faultInjection: boolean;
   /** Tests only: life of the certificates that this system issues to peers. */
@@ -30,6 +32,12 @@ function milliseconds(text: string): number {
   throw new InvalidArgumentError('A number of milliseconds from 500 to 600000.');
 }
 
+function mebibytes(text: string): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 0 && value <= 1_048_576) return value;
+  throw new InvalidArgumentError('A number of mebibytes from 0 to 1048576.');
+}
+
 function systemName(text: string): string {
   const parsed = systemNameSchema.safeParse(text);
   if (parsed.success) return parsed.data;
@@ -41,7 +49,11 @@ function defaultName(): string {
 }
 
 /** As commander names them. */
-type Options = Omit<AgentConfig, 'peerTimeout_ms' | 'leafLife_ms'> & { peerTimeout: number; leafLifeMs?: number };
+type Options = Omit<AgentConfig, 'peerTimeout_ms' | 'leafLife_ms' | 'pageCache_bytes'> & {
+  peerTimeout: number;
+  pageCache: number;
+  leafLifeMs?: number;
+};
 
 export function parseConfig(argv: readonly string[]): AgentConfig {
   const command = new Command('ums agent run')
@@ -53,6 +65,7 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     .option('--state-dir <dir>', 'journal and keys', process.env['UMS_STATE_DIR'] ?? '/var/lib/ums')
     .option('--run-dir <dir>', 'socket and staging', process.env['UMS_RUN_DIR'] ?? '/run/ums')
     .option('--peer-timeout <ms>', 'silence after which a peer counts as gone', milliseconds, 15_000)
+    .option('--page-cache <MiB>', 'memory of a service kept on disk when it leaves; 0 for none', mebibytes, 4096)
     .option('--log-level <level>', 'trace, debug, info, warn or error', 'info')
     .option('--fault-injection', 'for tests: let migrations be halted at any state', false)
     .addOption(
@@ -64,10 +77,11 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
   // Commander's own exit status for a wrong command line is 1, which here means a defect.
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
   command.parse([...argv], { from: 'user' });
-  const { peerTimeout, leafLifeMs, ...same } = command.opts<Options>();
+  const { peerTimeout, pageCache, leafLifeMs, ...same } = command.opts<Options>();
   return {
     ...same,
     peerTimeout_ms: peerTimeout,
+    pageCache_bytes: pageCache * 1_048_576,
     ...(leafLifeMs === undefined ? {} : { leafLife_ms: leafLifeMs }),
   };
 }

@@ -2,6 +2,8 @@ import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
 import type { BreakpointPlace } from '#src/coordination/breakpoints.ts';
 import { isMigrationState } from '#src/coordination/states.ts';
+import { predictionRecords } from '#src/coordination/forecast.ts';
+import { predictionError } from '#src/decision/index.ts';
 import { memoryBytes, findService } from '#src/coordination/preflight.ts';
 import type { ServiceSummary } from '#src/drivers/contract.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -109,6 +111,7 @@ function migrations(app: FastifyInstance, agent: Agent): void {
     const { service, to, options } = parseInput(migrateRequestSchema, request.body, 'UMS_E_USAGE');
     return agent.coordinator.migrate(service, to, options);
   });
+  app.get('/v1/predictions', () => predictionError(predictionRecords(journal)));
   app.get('/v1/migrations', () => journal.all().map((row) => journal.view(row.id)));
   app.get('/v1/migrations/:id', (request) => journal.view(idParams.parse(request.params).id));
   app.get('/v1/migrations/:id/events', (request, reply) => {

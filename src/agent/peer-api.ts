@@ -2,12 +2,17 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import {
   criuImagesStreamSchema,
+  filledRequestSchema,
+  imagesStreamSchema,
   imageStreamSchema,
+  memoryStreamSchema,
   pagesStreamSchema,
   peerCheckRequestSchema,
+  prepareRequestSchema,
   receivedRequestSchema,
   reserveRequestSchema,
-  treeStreamSchema,
+  restoreRequestSchema,
+  treesStreamSchema,
 } from '#src/coordination/messages.ts';
 import { checkHere } from '#src/coordination/preflight.ts';
 import { migrationIdSchema } from '#src/coordination/schema.ts';
@@ -42,6 +47,13 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
     destination.reserve(peerName(request), parseInput(reserveRequestSchema, request.body, 'UMS_E_PEER_MESSAGE')),
   );
   app.post('/peer/v1/migrations/:id/create', (request) => destination.create(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/prepare', (request) =>
+    destination.prepare(
+      peerName(request),
+      id(request),
+      parseInput(prepareRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE').descriptors,
+    ),
+  );
   app.post('/peer/v1/migrations/:id/received', (request) =>
     destination.received(
       peerName(request),
@@ -49,10 +61,24 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
       parseInput(receivedRequestSchema, request.body, 'UMS_E_PEER_MESSAGE'),
     ),
   );
-  app.post('/peer/v1/migrations/:id/restore', (request) => destination.restore(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/restore', (request) =>
+    destination.restore(
+      peerName(request),
+      id(request),
+      parseInput(restoreRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE').received,
+    ),
+  );
   app.post('/peer/v1/migrations/:id/commit', (request) => destination.commit(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/give-up', (request) => destination.giveUp(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/settle', (request) => destination.settle(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/filled', (request) =>
+    destination.filled(
+      peerName(request),
+      id(request),
+      parseInput(filledRequestSchema, request.body, 'UMS_E_PEER_MESSAGE').wait_ms,
+    ),
+  );
+  app.post('/peer/v1/migrations/:id/surrender', (request) => destination.surrender(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/finish', (request) => destination.finish(peerName(request), id(request)));
 }
 
@@ -63,8 +89,11 @@ export function registerStreams(server: PeerServer, agent: Agent): void {
     await destination.receiveImage(peer, header.migration, body, signal);
     return {};
   });
-  server.handleOneway('tree', treeStreamSchema, ({ peer, header, body, signal }) =>
-    destination.receiveTree(peer, header, body, signal),
+  server.handleDuplex(
+    'trees',
+    treesStreamSchema,
+    ({ peer, header, signal }, stream) => destination.receiveTrees(peer, header.migration, stream, signal),
+    (peer, header) => destination.admitTrees(peer, header.migration),
   );
   server.handleOneway('criu-images', criuImagesStreamSchema, async ({ peer, header, body }) => {
     await destination.receiveCriuImages(peer, header.migration, body);
@@ -75,6 +104,21 @@ export function registerStreams(server: PeerServer, agent: Agent): void {
     pagesStreamSchema,
     ({ peer, header }, socket) => destination.receivePages(peer, header.migration, socket),
     (peer, header) => destination.admitPages(peer, header.migration),
+  );
+  server.handleDuplex(
+    'images',
+    imagesStreamSchema,
+    async ({ peer, header }, socket) => {
+      await destination.receiveCriuImages(peer, header.migration, socket);
+      socket.end();
+    },
+    (peer, header) => destination.admitPages(peer, header.migration),
+  );
+  server.handleDuplex(
+    'memory',
+    memoryStreamSchema,
+    ({ peer, header }, socket) => destination.attachMemory(peer, header.migration, header.index, socket),
+    (peer, header) => destination.admitMemory(peer, header.migration),
   );
   server.handleDuplex('frontman', peerStreamHeaderSchema, async ({ peer, header }, socket) => {
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));

@@ -7,6 +7,7 @@ import {
   inviteResponseSchema,
   migrationSchema,
   pairedSystemSchema,
+  predictionErrorsSchema,
   serviceDetailSchema,
   serviceSchema,
   systemSchema,
@@ -64,6 +65,7 @@ export class AgentClient {
   cancel = (id: string) => this.#call('POST', `/v1/migrations/${encodeURIComponent(id)}/cancel`, migrationSchema);
   recover = (id: string, choice: 'thaw-source' | 'drop-source') =>
     this.#call('POST', `/v1/migrations/${encodeURIComponent(id)}/recover`, migrationSchema, { choice });
+  predictions = () => this.#call('GET', '/v1/predictions', z.array(predictionErrorsSchema));
   frontmen = () => this.#call('GET', '/v1/frontmen', z.array(frontmanSchema));
   addFrontman = (body: z.input<typeof frontmanRequestSchema>) =>
     this.#call('POST', '/v1/frontmen', frontmanSchema, body);

@@ -36,9 +36,18 @@ function silentDisplay(): Display {
 /** Text that events other than phases and bytes say to a person. */
 function spoken(event: MigrationEvent): string | undefined {
   if (event.event === 'note') return event.text;
+  if (event.event === 'round') return spokenRound(event);
   if (event.event === 'finding') return `${event.finding.severity}: ${event.finding.what}`;
   if (event.event === 'breakpoint') return `halted ${event.point} ${event.state} (fault injection)`;
   return undefined;
+}
+
+function spokenRound(round: Extract<MigrationEvent, { event: 'round' }>): string {
+  const { changed_bytes, wire_bytes, elapsed_ms, predicted_downtime_ms, predicted_total_ms, why } = round;
+  return (
+    `round ${round.round}: ${formatBytes(changed_bytes)} in ${formatDuration(elapsed_ms)}, ${formatRate((wire_bytes / elapsed_ms) * 1000)} on the wire; ` +
+    `a freeze now: ${formatDuration(predicted_downtime_ms)} away, ${formatDuration(predicted_total_ms)} in all. ${why}`
+  );
 }
 
 /** Text in the width of the terminal, its further lines beneath its first. */

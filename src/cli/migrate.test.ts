@@ -63,7 +63,18 @@ describe('migrate', () => {
     expect(agent.requests[0]?.body).toEqual({
       service: 'redis',
       to: 'beta',
-      options: { keepSourceStopped: true, timeout_ms: 600_000, bindMounts: 'refuse', healthTimeout_ms: 10_000 },
+      options: {
+        keepSourceStopped: true,
+        timeout_ms: 600_000,
+        bindMounts: 'refuse',
+        healthTimeout_ms: 10_000,
+        technique: 'auto',
+        maxDowntime_ms: 300,
+        maxRounds: 30,
+        onStall: 'throttle',
+        rateLimit_bytes_s: 0,
+        sharedVolumes: [],
+      },
     });
   });
 
@@ -230,6 +241,8 @@ describe('migrate', () => {
           findings: [finding],
           state_bytes: 1,
           file_bytes: 2,
+          why: 'Cold: it fits.',
+          techniques: [],
         },
       },
     };

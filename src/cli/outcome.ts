@@ -34,6 +34,7 @@ export function resultEvent(migration: Migration): Record<string, unknown> {
     total_ms: migration.total_ms,
     bytes_on_wire: migration.bytes_on_wire,
     state_bytes: migration.state_bytes,
+    memory: migration.memory,
     steps: migration.steps,
     measured_by: 'agents',
     ...(migration.error === null ? {} : { error: migration.error }),
@@ -69,6 +70,24 @@ export function renderTimeline(migration: Migration, style: Style, columns = 80)
   return lines.length === 0 ? '' : `${lines.join('\n')}\n`;
 }
 
+function renderFillingChoices({ id, source, destination, service }: Migration): string {
+  return [
+    `${service} runs at ${destination}, or is paused there, and part of its memory is`,
+    `still only at ${source}, where it is frozen as it was when it left. ${source} goes on`,
+    'sending; when that works again the migration ends by itself.',
+    '',
+    `  ums recover ${id} --thaw-source`,
+    `      ${service} runs here again, from where it was frozen. What it did at`,
+    `      ${destination} since is LOST. If ${destination} cannot be asked and does run it,`,
+    '      there are then TWO copies: make sure that it is off.',
+    '',
+    `  ums recover ${id} --drop-source`,
+    `      The copy here is given up and deleted. Memory that is not at ${destination} is LOST;`,
+    `      choose this only when ${destination} has it all, or can start it from its files.`,
+    '',
+  ].join('\n');
+}
+
 /** What a person reads at the end of a migration that is not an error. */
 export function renderOutcome(migration: Migration, style: Style, columns = 80): string {
   const { service, source, destination } = migration;
@@ -85,6 +104,7 @@ export function renderOutcome(migration: Migration, style: Style, columns = 80):
 /** Which commands settle a migration in doubt, and what each risks. */
 export function renderChoices(migration: Migration): string {
   const { id, source, destination, service } = migration;
+  if (migration.state === 'filling') return renderFillingChoices(migration);
   return [
     `${source} froze ${service}, told ${destination} to run it, and then lost ${destination}.`,
     `Nobody on this side can know whether ${destination} did. ${source} goes on asking; when`,

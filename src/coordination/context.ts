@@ -18,8 +18,19 @@ export interface SagaContext {
   fingerprint: () => Promise<HostFingerprint>;
   /** Directory in memory under which each migration has `<id>/images` and `<id>/work`. */
   stagingRoot: string;
+  /** Pages of services that left, for when they come back; a limit of 0 keeps none. */
+  pageCaches: { root: string; limit_bytes: number };
   breakpoints: Breakpoints;
   log: Logger;
+}
+
+/** Notes in the agent's log when something was done while the service stood still: each part of a downtime can be found. */
+export function timed<T>(context: SagaContext, id: string, what: string, work: Promise<T>): Promise<T> {
+  const began_ms = performance.now();
+  return work.finally(() => {
+    const elapsed_ms = Math.round((performance.now() - began_ms) * 10) / 10;
+    context.log.debug({ migration: id, what, began_ms: Math.round(began_ms * 10) / 10, elapsed_ms }, 'while frozen');
+  });
 }
 
 export function specificationOf(row: Row): Specification {

@@ -1,9 +1,11 @@
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from './boot.ts';
 import type { SagaContext } from './context.ts';
+import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
 import { newMigrationId, type Row } from './journal.ts';
 import { answerSchema } from './messages.ts';
+import { makePlan } from './plan.ts';
 import { findService, preflight } from './preflight.ts';
 import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
 import { SourceSaga } from './source/saga.ts';
@@ -29,16 +31,20 @@ export class Coordinator {
   async check(service: string, to: string, options: MigrateOptions): Promise<CheckResult> {
     this.#refuseDestination(to);
     const result = await preflight(this.#context, service, to, options, undefined, AbortSignal.timeout(120_000));
+    const blocked = result.findings.some((finding) => finding.severity === 'error');
+    const plan = makePlan(options, result.sizes, result.choice, result.notLazy);
     return {
       service: result.description.specification.name,
       source: this.#context.systemName,
       destination: to,
-      technique: 'cold',
+      technique: plan.technique,
       approach: 'orchestrator-level',
-      feasible: result.findings.every((finding) => finding.severity !== 'error'),
+      feasible: !blocked,
       findings: result.findings,
       state_bytes: result.sizes.state_bytes,
       file_bytes: result.sizes.file_bytes,
+      why: plan.why,
+      techniques: techniqueRows(result.choice),
     };
   }
 
@@ -121,7 +127,7 @@ export class Coordinator {
   async #recoverSource(row: Row): Promise<void> {
     const { journal } = this.#context;
     await this.#stopFreshCopy(row);
-    const going: readonly string[] = ['committing', 'committed', 'redirecting', 'removing', 'aborting'];
+    const going: readonly string[] = ['committing', 'committed', 'redirecting', 'filling', 'removing', 'aborting'];
     if (!going.includes(row.state)) {
       const next = await this.#whereFrom(row);
       if (next === 'aborting' && row.error === null) {
@@ -143,6 +149,7 @@ export class Coordinator {
       'committing',
       'committed',
       'redirecting',
+      'filling',
       'removing',
     ];
     if (!handedOver.includes(row.state) || row.data['boot'] === (await bootMark())) return;
@@ -194,6 +201,7 @@ export class Coordinator {
   async stop(): Promise<void> {
     clearInterval(this.#maintenance);
     await this.source.stop();
+    await this.destination.leave();
   }
 }
 

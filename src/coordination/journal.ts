@@ -4,11 +4,14 @@ import type { DatabaseSync, SQLOutputValue } from 'node:sqlite';
 import { z } from 'zod';
 import { type ErrorReport, errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
 import {
+  memoryReportSchema,
   type Migration,
   type MigrateOptions,
   type MigrationEvent,
   migrateOptionsSchema,
   migrationEventSchema,
+  type Technique,
+  techniqueSchema,
 } from './schema.ts';
 import { DESTINATION_STATES, FINAL_STATES, type MigrationState, type Role, SOURCE_STATES } from './states.ts';
 
@@ -432,7 +435,7 @@ export class Journal {
       engine: row.engine,
       source: row.source,
       destination: row.destination,
-      technique: 'cold',
+      technique: techniqueOf(row),
       approach: 'orchestrator-level',
       started_at: row.started_at,
       ended_at: row.ended_at,
@@ -445,7 +448,15 @@ export class Journal {
         start_ms: step.start_at - row.started_at,
         duration_ms: (step.end_at ?? Date.now()) - step.start_at,
       })),
+      memory: row.data['memory'] === undefined ? null : memoryReportSchema.parse(row.data['memory']),
       error: row.error,
     };
   }
+}
+
+/** Until the plan is made it is what the user asked for, and cold as long as that is left to the agent. */
+function techniqueOf(row: Row): Technique {
+  const plan = z.object({ technique: techniqueSchema }).safeParse(row.data['plan']);
+  if (plan.success) return plan.data.technique;
+  return row.options.technique === 'auto' ? 'cold' : row.options.technique;
 }

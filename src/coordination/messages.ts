@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { hostFingerprintSchema } from '#src/checkpoint/fingerprint.ts';
 import { specificationSchema } from '#src/drivers/specification.ts';
 import { errorReportSchema } from '#src/telemetry/errors.ts';
-import { findingSchema, migrateOptionsSchema, migrationIdSchema, systemNameSchema } from './schema.ts';
+import { findingSchema, migrateOptionsSchema, migrationIdSchema, systemNameSchema, techniqueSchema } from './schema.ts';
 import { DESTINATION_STATES } from './states.ts';
 
 /**
@@ -37,6 +37,18 @@ export const sizesSchema = z.object({
   image_bytes: z.int().min(0),
 });
 
+export type Sizes = z.infer<typeof sizesSchema>;
+
+/** How the memory of one migration travels, settled before anything is touched. */
+export const planSchema = z.object({
+  technique: techniqueSchema,
+  /** 'pages': our own page path and a lazy restore; 'images': CRIU's images, restored before the service runs. */
+  path: z.enum(['pages', 'images']),
+  /** One sentence for the user. */
+  why: z.string().max(1024),
+});
+export type Plan = z.infer<typeof planSchema>;
+
 export const peerCheckRequestSchema = z.object({
   specification: specificationSchema,
   fingerprint: hostFingerprintSchema,
@@ -52,8 +64,31 @@ export const reserveRequestSchema = z.object({
   fingerprint: hostFingerprintSchema,
   sizes: sizesSchema,
   options: migrateOptionsSchema,
+  plan: planSchema,
 });
-export const reserveResponseSchema = z.object({ needsImage: z.boolean() });
+/** Digests of image layers that the destination has, as far as they fit into an answer. */
+export const LAYERS_LIMIT = 20_000;
+export const reserveResponseSchema = z.object({
+  needsImage: z.boolean(),
+  layers: z
+    .array(z.string().regex(/^sha256:[0-9a-f]{64}$/))
+    .max(LAYERS_LIMIT)
+    .default([]),
+});
+
+/** How long the destination may wait for the end of the filling before it answers. */
+export const filledRequestSchema = z.object({ wait_ms: z.int().min(0).max(20_000) });
+
+/** What the destination knows of memory that is still on its way after the commit. */
+export const fillingSchema = z.object({
+  /** All of it is in the processes: the source may delete its copy. */
+  complete: z.boolean(),
+  /** Why the rest can never come; null while it may. */
+  lost: errorReportSchema.nullable(),
+  faults: z.int(),
+  demands: z.int(),
+});
+export type Filling = z.infer<typeof fillingSchema>;
 
 const destinationStateSchema = z.enum(DESTINATION_STATES);
 
@@ -68,6 +103,14 @@ export const receivedRequestSchema = z.object({
   processes: z.int().min(1).max(1_000_000),
 });
 
+export type Received = z.infer<typeof receivedRequestSchema>;
+
+/** descriptors.json of the dump to come: the runtime reads it before a restore, and no secret is in it. */
+export const prepareRequestSchema = z.object({ descriptors: z.string().max(65_536).optional() });
+
+/** `received` makes one request of two: each costs the frozen service a round trip. */
+export const restoreRequestSchema = z.object({ received: receivedRequestSchema.optional() });
+
 export const answerSchema = z.object({
   state: destinationStateSchema,
   /** Milliseconds the step took at the destination, from its own monotonic clock. */
@@ -80,11 +123,15 @@ export type Answer = z.infer<typeof answerSchema>;
 
 /** Headers of the data streams of a migration. */
 export const imageStreamSchema = z.object({ kind: z.literal('engine-image'), migration: migrationIdSchema });
-export const treeStreamSchema = z.object({
-  kind: z.literal('tree'),
-  migration: migrationIdSchema,
-  tree: z.string().max(4200),
-  pass: z.int().min(1).max(64),
-});
+/** All passes over all trees (docs/files.md). */
+export const treesStreamSchema = z.object({ kind: z.literal('trees'), migration: migrationIdSchema });
 export const pagesStreamSchema = z.object({ kind: z.literal('pages'), migration: migrationIdSchema });
+/** CRIU's images on a stream that was opened before the freeze. */
+export const imagesStreamSchema = z.object({ kind: z.literal('images'), migration: migrationIdSchema });
+export const memoryStreamSchema = z.object({
+  kind: z.literal('memory'),
+  migration: migrationIdSchema,
+  /** 0 is for control and demands, the others for bulk. */
+  index: z.int().min(0).max(16),
+});
 export const criuImagesStreamSchema = z.object({ kind: z.literal('criu-images'), migration: migrationIdSchema });

@@ -1,4 +1,3 @@
-import type { z } from 'zod';
 import { readFile, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
@@ -8,16 +7,24 @@ import type { Specification } from '#src/drivers/specification.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { run } from '#src/telemetry/exec.ts';
+import type { Choice } from '#src/decision/index.ts';
 import type { SagaContext } from './context.ts';
-import { helloSchema, peerCheckResponseSchema, PROTOCOL, type sizesSchema } from './messages.ts';
+import { forecast, type ForecastInputs } from './forecast.ts';
+import { helloSchema, peerCheckResponseSchema, PROTOCOL, type Sizes } from './messages.ts';
+import { likelyTracker, whyNotLazy } from './plan.ts';
+import { sampleMemory } from './sample.ts';
 import type { MigrateOptions } from './schema.ts';
-
-export type Sizes = z.infer<typeof sizesSchema>;
+import { applySharedChoice, sharedFindings, sharedVolumes } from './shared-storage.ts';
 
 export interface Preflight {
   description: ServiceDescription;
   sizes: Sizes;
   findings: Finding[];
+  /** Why memory cannot travel on the page path; undefined when it can. */
+  notLazy: string | undefined;
+  /** What each technique is predicted to take, and which one is best. */
+  choice: Choice;
+  forecast: ForecastInputs;
   /** The code with which a migration is refused for these findings. */
   blockingCode: ErrorCode;
 }
@@ -97,14 +104,17 @@ async function fileBytes(description: ServiceDescription): Promise<number> {
   return total_bytes;
 }
 
-/** The trees that travel: a bound directory only if the user said that its content moves. */
+/** The trees that travel: a bound directory only if the user said that its content moves, a shared volume never. */
 export function movingTrees(description: ServiceDescription): Tree[] {
   const bound = new Set(
     description.specification.mounts.flatMap((mount) =>
       mount.kind === 'bind' && mount.transfer === 'copy' ? [`bind:${mount.source}`] : [],
     ),
   );
-  return description.trees.filter((tree) => !tree.id.startsWith('bind:') || bound.has(tree.id));
+  const shared = new Set(sharedVolumes(description.specification).map((name) => `volume:${name}`));
+  return description.trees.filter(
+    (tree) => (!tree.id.startsWith('bind:') || bound.has(tree.id)) && !shared.has(tree.id),
+  );
 }
 
 function applyBindChoice(specification: Specification, choice: MigrateOptions['bindMounts']): Specification {
@@ -128,7 +138,8 @@ export async function preflight(
   signal: AbortSignal,
 ): Promise<Preflight> {
   const { driver, description } = await findService(context, reference);
-  description.specification = applyBindChoice(description.specification, options.bindMounts);
+  const chosen = applyBindChoice(description.specification, options.bindMounts);
+  description.specification = applySharedChoice(chosen, options.sharedVolumes);
   const { specification, summary } = description;
   const findings: Finding[] = [];
   const holder = context.journal.lockHolder(driver.engine, summary.id);
@@ -141,6 +152,7 @@ export async function preflight(
     image_bytes: specification.image.kind === 'image' ? specification.image.size_bytes : 0,
   };
   findings.push(...(await checkProcesses(pids)), ...(await guests(pids)), ...undecidedBinds(specification));
+  findings.push(...sharedFindings(specification, options.sharedVolumes));
   for (const loss of description.losses) {
     findings.push({
       severity: 'warning',
@@ -170,11 +182,26 @@ export async function preflight(
     signal,
   });
   findings.push(...theirs.findings);
+  const notLazy = whyNotLazy(fingerprint, hello.fingerprint);
+  const inputs: ForecastInputs = {
+    engine: driver.engine,
+    destination,
+    sizes,
+    sample: await sampleMemory(pids, signal),
+    processes: pids.length,
+    rtt_ms: await context.peers.ping(destination),
+    goals: { max_downtime_ms: options.maxDowntime_ms, max_rounds: options.maxRounds, on_stall: options.onStall },
+    tracker: likelyTracker(fingerprint),
+    notLazy,
+  };
   const blocking = findings.find((finding) => finding.severity === 'error');
   return {
     description,
     sizes,
     findings,
+    notLazy,
+    choice: forecast(context, inputs),
+    forecast: inputs,
     blockingCode: blocking === undefined ? 'UMS_E_PREFLIGHT' : codeOf(blocking),
   };
 }

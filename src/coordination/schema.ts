@@ -1,9 +1,10 @@
 import { z } from 'zod';
+import { MAX_DOWNTIME_MS, MAX_ROUNDS, onStallSchema, type Technique, techniqueSchema } from '#src/decision/index.ts';
 import { errorReportSchema } from '#src/telemetry/errors.ts';
 import { DESTINATION_STATES, SOURCE_STATES } from './states.ts';
 
 /** What leaves the agent about migrations: the command line, the dashboard and tests read these. */
-export const techniqueSchema = z.enum(['cold']);
+export { type Technique, techniqueSchema };
 export const approachSchema = z.enum(['orchestrator-level']);
 export const migrationIdSchema = z.string().regex(/^m-[0-9a-z]{20}$/);
 export const systemNameSchema = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/);
@@ -15,8 +16,20 @@ export const migrateOptionsSchema = z.object({
   timeout_ms: z.int().min(1000).max(86_400_000).default(3_600_000),
   /** What to do with the host's paths that the service mounts. */
   bindMounts: z.enum(['refuse', 'copy', 'expect']).default('refuse'),
+  /** Volumes that both systems mount from the same storage: they are not copied. */
+  sharedVolumes: z.array(z.string().min(1).max(512)).max(64).default([]),
   /** Milliseconds that a resumed service must stay healthy before the commit. */
   healthTimeout_ms: z.int().min(0).max(600_000).default(10_000),
+  /** When memory travels; 'auto' lets the agent choose from what it measures. */
+  technique: z.enum(['auto', ...techniqueSchema.options]).default('auto'),
+  /** Milliseconds of downtime that rounds of copying try to get below. */
+  maxDowntime_ms: z.int().min(1).max(3_600_000).default(MAX_DOWNTIME_MS),
+  /** Rounds of copying while the service runs, at most. */
+  maxRounds: z.int().min(1).max(100).default(MAX_ROUNDS),
+  /** What to do when rounds of copying do not get the downtime below the limit. */
+  onStall: onStallSchema.default('throttle'),
+  /** Bytes a second that memory may take of the link; 0 is no limit. */
+  rateLimit_bytes_s: z.int().min(0).max(1e12).default(0),
 });
 export type MigrateOptions = z.infer<typeof migrateOptionsSchema>;
 
@@ -28,6 +41,20 @@ export const findingSchema = z.object({
   mend: z.string().max(2048),
 });
 
+/** One technique as the check shows it; durations and bytes are predicted. */
+export const techniqueRowSchema = z.object({
+  technique: techniqueSchema,
+  feasible: z.boolean(),
+  note: z.string(),
+  /** After the hand-over it needs both systems until all memory has arrived. */
+  dependent: z.boolean(),
+  downtime_ms: z.number().nullable(),
+  total_ms: z.number().nullable(),
+  bytes: z.number().nullable(),
+  degraded_ms: z.number().nullable(),
+});
+export type TechniqueRow = z.infer<typeof techniqueRowSchema>;
+
 export const checkResultSchema = z.object({
   service: z.string(),
   source: z.string(),
@@ -38,8 +65,46 @@ export const checkResultSchema = z.object({
   findings: z.array(findingSchema),
   state_bytes: z.int(),
   file_bytes: z.int(),
+  /** Why this technique, in one sentence. */
+  why: z.string(),
+  /** What each technique is predicted to take, or why it is not possible. */
+  techniques: z.array(techniqueRowSchema),
 });
 export type CheckResult = z.infer<typeof checkResultSchema>;
+
+/** One round of copying memory while the service runs, and what is expected of a freeze after it. */
+export const roundSchema = z.object({
+  round: z.int(),
+  elapsed_ms: z.number(),
+  present_bytes: z.int(),
+  changed_bytes: z.int(),
+  wire_bytes: z.int(),
+  link_bytes_s: z.number(),
+  dirty_bytes_s: z.number(),
+  predicted_downtime_ms: z.number(),
+  predicted_total_ms: z.number(),
+  decision: z.string(),
+  why: z.string(),
+});
+export type Round = z.infer<typeof roundSchema>;
+
+/** How a service's memory travelled. Bytes are of memory unless they are called wire. */
+export const memoryReportSchema = z.object({
+  /** 'pages': our own page path and a lazy restore; 'images': CRIU's images, all restored before the service runs. */
+  path: z.enum(['pages', 'images']),
+  tracker: z.enum(['written', 'soft-dirty', 'hash', 'none']),
+  rounds: z.int(),
+  raw_bytes: z.int(),
+  zero_bytes: z.int(),
+  reference_bytes: z.int(),
+  wire_bytes: z.int(),
+  /** Milliseconds from the first instruction at the destination until all memory was there; null before. */
+  filling_ms: z.number().nullable(),
+  /** Pages that a process had to wait for, and how many of those had to come from the source. */
+  faults: z.int(),
+  demands: z.int(),
+});
+export type MemoryReport = z.infer<typeof memoryReportSchema>;
 
 export const stepSchema = z.object({ name: z.string(), start_ms: z.number(), duration_ms: z.number() });
 
@@ -64,6 +129,7 @@ export const migrationSchema = z.object({
   bytes_on_wire: z.int(),
   state_bytes: z.int(),
   steps: z.array(stepSchema),
+  memory: memoryReportSchema.nullable(),
   error: errorReportSchema.nullable(),
 });
 export type Migration = z.infer<typeof migrationSchema>;
@@ -81,6 +147,7 @@ export const migrationEventSchema = z.discriminatedUnion('event', [
     total_bytes: z.int().nullable(),
     rate_bytes_s: z.number(),
   }),
+  z.object({ ...eventBase, event: z.literal('round'), ...roundSchema.shape }),
   z.object({ ...eventBase, event: z.literal('finding'), finding: findingSchema }),
   z.object({ ...eventBase, event: z.literal('note'), text: z.string() }),
   z.object({ ...eventBase, event: z.literal('in_doubt'), error: errorReportSchema }),

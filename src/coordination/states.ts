@@ -16,8 +16,9 @@
  * │  the window: thawed only if the destination answers that it does not run
  * └             ◀────────────────────────────────────────── active      (or aborted)
  *  committed    is it still alive there?           ───────▶  settling    the one copy; never goes back
- *  redirecting  traffic goes to the destination              done
- *  removing     the source's copy is deleted
+ *  redirecting  traffic goes to the destination
+ *  filling      memory that is still here follows  ───────▶  settling    serves it to the processes as they need it
+ *  removing     the source's copy is deleted       ───────▶  done
  *  done
  *
  *  On any failure before `committing`: aborting (thaw, release, tell the destination to give up) ▶ aborted.
@@ -25,7 +26,9 @@
  *  if an operator cancels does it ask with `give-up` instead, which ends for good what has not been committed yet; by
  *  itself it must not, because after a loss of the source's host the destination's copy may be the only one.
  *  In `committed` the destination may still answer `aborted`: it lost the service before anyone was served there.
- *  From `redirecting` on every failure is tried again until it succeeds: there is no way back.
+ *  From `redirecting` on every failure is tried again until it succeeds: there is no way back by itself. While memory
+ *  is still `filling` the source keeps its frozen copy; if the destination can never get the rest, the migration is in
+ *  doubt, and only an operator may choose the frozen copy, which knows nothing of what happened since.
  *  docs/model checks this with Promela.
  */
 export const SOURCE_STATES = [
@@ -40,6 +43,7 @@ export const SOURCE_STATES = [
   'committing',
   'committed',
   'redirecting',
+  'filling',
   'removing',
   'done',
   'aborting',

@@ -16,8 +16,11 @@ export type ConformanceDriver = Pick<
   | 'findCreated'
   | 'freeze'
   | 'thaw'
+  | 'prepareCheckpoint'
   | 'checkpoint'
+  | 'prepareRestore'
   | 'restore'
+  | 'throttle'
   | 'resume'
   | 'remove'
   | 'discard'
@@ -50,6 +53,15 @@ export interface ConformanceWorld {
   moveTrees(from: readonly Tree[], to: readonly Tree[]): Promise<void>;
   /** Dumps at the source with a page server, and brings the images to the destination. */
   checkpoint(handle: string): Promise<void>;
+  /** Prepares a lazy dump, freezes and dumps, all with one driver; the images stay. */
+  lazyCheckpoint(handle: string): Promise<void>;
+  /** Where the source's images are, when they have not been moved. */
+  sourceImages: { imagesDir: string; workDir: string };
+  /**
+   * Prepares a restore at the destination while only descriptors.json is there, with one driver; then does `between`,
+   * brings the images, has a lazy-pages daemon offer their memory, and restores lazily.
+   */
+  lazyRestore(handle: string, between: () => Promise<void>): Promise<void>;
   /** Directories with the images at the destination. */
   images: { imagesDir: string; workDir: string };
   removeAll(name: string): Promise<void>;
@@ -332,6 +344,94 @@ const survivesLoss = withService('does not take for its own what came after it w
   assert.deepEqual(await destination.remains(service.name), []);
 });
 
+const lazyCheckpointKeepsFrozen = withService(
+  'is dumped lazily, prepared before the freeze, and goes on afterwards',
+  async (world, { name }) => {
+    const { source } = world;
+    const { handle, trees } = await source.driver.describe(name);
+    await world.lazyCheckpoint(handle);
+    assert.equal(await source.driver.state(handle), 'frozen');
+    const at = await standsStill(source, trees);
+    await source.driver.thaw(handle);
+    await goesOn(source, trees, at);
+  },
+);
+
+const preparedCheckpointIsHarmless = withService(
+  'runs on when a checkpoint was prepared and the agent went away',
+  async (world, { name }) => {
+    const { source } = world;
+    const { handle, trees } = await source.driver.describe(name);
+    const at = await source.ticks(trees);
+    await source.driver.prepareCheckpoint(handle, { ...world.sourceImages, lazy: true, timeout_ms: TIMEOUT_MS });
+    assert.equal(await source.driver.state(handle), 'running');
+    await goesOn(source, trees, at);
+    await source.driver.thaw(handle);
+    assert.equal(await source.driver.state(handle), 'running');
+  },
+);
+
+const restoresPrepared = withService(
+  'restores lazily what was prepared, and sees the files that came in between',
+  async (world, service) => {
+    const { source, destination } = world;
+    const described = await source.driver.describe(service.name);
+    await world.moveImage(service.name);
+    const created = await destination.driver.create(described.specification, service.key);
+    await source.driver.freeze(described.handle);
+    const at = await source.ticks(described.trees);
+    await world.checkpoint(described.handle);
+    await world.lazyRestore(created.handle, async () => {
+      assert.equal(await destination.driver.state(created.handle), 'created');
+      await world.moveTrees(described.trees, created.trees);
+    });
+    assert.equal(await destination.driver.state(created.handle), 'restored');
+    assert.equal(await standsStill(destination, created.trees), at);
+    await destination.driver.resume(created.handle);
+    await goesOn(destination, created.trees, at);
+    await source.driver.remove(described.handle, { volumes: true });
+    await destination.driver.settle(created.handle);
+    const again = await destination.driver.describe(service.name);
+    assert.equal(again.summary.state, 'running');
+    await destination.driver.remove(again.handle, { volumes: true });
+    assert.deepEqual(await destination.remains(service.name), []);
+  },
+);
+
+const abandonsPrepared = withService('removes what was prepared by an agent that went away', async (world, service) => {
+  const { source, destination } = world;
+  const described = await source.driver.describe(service.name);
+  await world.moveImage(service.name);
+  const created = await destination.driver.create(described.specification, service.key);
+  await source.driver.freeze(described.handle);
+  await world.checkpoint(described.handle);
+  const request = { ...world.images, timeout_ms: TIMEOUT_MS };
+  await destination.driver.prepareRestore(created.handle, request);
+  assert.equal(await destination.driver.state(created.handle), 'created');
+  // The next agent prepares anew, and is gone too.
+  await destination.driver.prepareRestore(created.handle, request);
+  assert.equal(await destination.driver.state(created.handle), 'created');
+  await destination.driver.remove(created.handle, { volumes: true });
+  assert.equal(await destination.driver.state(created.handle), 'absent');
+  assert.deepEqual(await destination.remains(service.name), []);
+  const at = await source.ticks(described.trees);
+  await source.driver.thaw(described.handle);
+  await goesOn(source, described.trees, at);
+});
+
+const throttles = withService(
+  'is throttled, if the host can do that, and given back what it had',
+  async (world, { name }) => {
+    const { source } = world;
+    const { handle, trees } = await source.driver.describe(name);
+    const could = await source.driver.throttle(handle, 0.5);
+    assert.equal(await source.driver.throttle(handle, 0.25), could);
+    await source.driver.throttle(handle, undefined);
+    assert.equal(await source.driver.state(handle), 'running');
+    await goesOn(source, trees, await source.ticks(trees));
+  },
+);
+
 export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   listsAndDescribes,
   ambiguity,
@@ -339,6 +439,11 @@ export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   checkpointKeepsFrozen,
   checkpointNeedsFrozen,
   moves,
+  lazyCheckpointKeepsFrozen,
+  preparedCheckpointIsHarmless,
+  restoresPrepared,
+  abandonsPrepared,
+  throttles,
   undoesRestored,
   refusesBrokenImages,
   discards,

@@ -82,6 +82,12 @@ export interface CheckpointRequest {
   workDir: string;
   /** Where CRIU sends memory pages, on this host; without one they go to imagesDir like everything else. */
   pageServer?: { address: string; port: number };
+  /**
+   * A lazy dump: anonymous memory is only listed in the images, for a lazy restore; whoever moves it reads it from the
+   * frozen processes. The call returns as soon as the images are complete, while CRIU still lets go of the processes:
+   * `thaw`, `discard` and `remove` wait for that. Not with a page server.
+   */
+  lazy?: true;
   /** Milliseconds until the dump counts as failed. */
   timeout_ms: number;
 }
@@ -89,6 +95,8 @@ export interface CheckpointRequest {
 export interface RestoreRequest {
   imagesDir: string;
   workDir: string;
+  /** The images are those of a lazy dump, and a lazy-pages daemon listens in workDir (before `restore` is called). */
+  lazy?: true;
   timeout_ms: number;
 }
 
@@ -97,6 +105,12 @@ export interface DriverOptions {
   stateDir: string;
   /** Where it keeps what must not survive a boot. */
   runDir: string;
+}
+
+export interface RemoveOptions {
+  volumes: boolean;
+  /** Names of volumes that stay in any case. */
+  keep?: readonly string[];
 }
 
 export interface Driver {
@@ -116,8 +130,18 @@ export interface Driver {
   canCreate(specification: Specification): Promise<Finding[]>;
   /** True when the image is here, so that it need not travel. */
   hasImage(specification: Specification): Promise<boolean>;
-  /** Streams the image's archive into `sink` (source) or out of `source` (destination). */
-  exportImage(specification: Specification, sink: NodeJS.WritableStream, signal: AbortSignal): Promise<void>;
+  /** Digests of the layers of all images here, so that they need not travel. */
+  imageLayers(): Promise<string[]>;
+  /**
+   * Streams the image's archive into `sink` (source) or out of `source` (destination), where the format allows it
+   * without layers that the destination knows.
+   */
+  exportImage(
+    specification: Specification,
+    sink: NodeJS.WritableStream,
+    signal: AbortSignal,
+    known?: readonly string[],
+  ): Promise<void>;
   importImage(specification: Specification, source: NodeJS.ReadableStream, signal: AbortSignal): Promise<void>;
   /** Creates it without starting. `key` (the migration's id) makes it idempotent and lets `findCreated` find it after a crash. */
   create(specification: Specification, key: string): Promise<CreatedService>;
@@ -126,14 +150,34 @@ export interface Driver {
 
   freeze(handle: string): Promise<void>;
   thaw(handle: string): Promise<void>;
+  /**
+   * Does what a checkpoint with the same request can do while the service still runs, and puts descriptors.json into
+   * imagesDir, which `prepareRestore` needs at the other side. To be called shortly before the freeze. Undone by `thaw`,
+   * `discard` and `remove`, and by the end of the agent. `checkpoint` works without it too.
+   */
+  prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void>;
   checkpoint(handle: string, request: CheckpointRequest): Promise<void>;
+  /**
+   * Does what a restore with the same request can do before its images are there, so that it need not be done while the
+   * service stands still. Of the images only descriptors.json must be in imagesDir (without it nothing is prepared), and
+   * the directory must stay the same one. The state stays 'created'; `remove` undoes it. Idempotent, also after a
+   * restart of the agent; `restore` works without it too. To be called shortly before the freeze: the engine's commands
+   * on this service, or on all, wait from now on until it is restored or removed, or has waited for some seconds.
+   */
+  prepareRestore(handle: string, request: RestoreRequest): Promise<void>;
   restore(handle: string, request: RestoreRequest): Promise<void>;
   resume(handle: string): Promise<void>;
   /**
-   * Removes the service and all that `create` made for it; a frozen one without it running again. Absent already is
-   * success. With `volumes` its named volumes go too, except those that another container uses.
+   * Lets a running service use this share (0…1) of the processor time it used when it was first throttled, so that it
+   * dirties less memory; undefined gives it back what it had, also after a restart of the agent. False when the control
+   * group has no control over processor time: then nothing was changed. It also ends with `checkpoint`, `thaw` and `remove`.
    */
-  remove(handle: string, options: { volumes: boolean }): Promise<void>;
+  throttle(handle: string, share: number | undefined): Promise<boolean>;
+  /**
+   * Removes the service and all that `create` made for it; a frozen one without it running again. Absent already is
+   * success. With `volumes` its named volumes go too, except those that another container uses and those to keep.
+   */
+  remove(handle: string, options: RemoveOptions): Promise<void>;
   /**
    * Ends a frozen source copy for good without it running again, but keeps its container and files, stopped. No restart
    * policy may bring it back by itself. Idempotent.

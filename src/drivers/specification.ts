@@ -19,6 +19,10 @@ export const mountSchema = z.discriminatedUnion('kind', [
     /** Named by the engine, not by a person: the destination's engine gives it a name of its own. */
     anonymous: z.boolean(),
     labels: z.record(text, z.string().max(65_536)),
+    /** Neither a driver nor options for it: a directory of the host that the engine keeps. */
+    plain: z.boolean().default(true),
+    /** The destination has the same storage under the same name: it is mounted there and not copied. */
+    shared: z.boolean().default(false),
   }),
   /** A path of the host. `transfer` says what the user chose: copy the content, or expect it to be there. */
   z.object({

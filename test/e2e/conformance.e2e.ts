@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import type { ChildProcess } from 'node:child_process';
 import { rm } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
 import { z } from 'zod';
@@ -17,6 +18,8 @@ const SCRATCH = '/run/ums-conformance-scratch';
 const IMAGES = { imagesDir: `${SCRATCH}/images`, workDir: `${SCRATCH}/work` };
 const IMAGE_FILE = `${SCRATCH}/image.tar`;
 const PAGE_PORT = 27_440;
+/** The program holds 4 MiB of anonymous memory; stacks and written pages of files are all that a lazy dump may hold. */
+const LAZY_PAGES_MAX_BYTES = 1024 * 1024;
 const PROGRAM = ['memhog', '4', '100', '/tmp/ticks'];
 
 const lab = Lab.open();
@@ -197,6 +200,16 @@ function worldOf(source: Side, destination: Side): ConformanceWorld {
       await destination.host.exec('mkdir', ['-p', IMAGES.imagesDir, IMAGES.workDir]);
       await copyBetween(source.host, IMAGES.imagesDir, destination.host, IMAGES.imagesDir);
     },
+    sourceImages: IMAGES,
+    lazyCheckpoint: async (handle) => {
+      await source.host.exec('sh', ['-ec', 'rm -rf "$1"; mkdir -p "$1/images" "$1/work"', 'sh', SCRATCH]);
+      await source.driver.preparedCheckpoint(handle, { ...IMAGES, lazy: true, timeout_ms: 60_000 });
+      const names = await lines(source.host, 'ls "$1"', IMAGES.imagesDir);
+      for (const name of ['inventory.img', 'pagemap-1.img', 'descriptors.json']) assert.ok(names.includes(name), name);
+      const bytes = Number((await lines(source.host, 'stat -c %s "$1/pages-1.img"', IMAGES.imagesDir))[0]);
+      assert.ok(bytes < LAZY_PAGES_MAX_BYTES, `${bytes} bytes of memory are in the images of a lazy dump`);
+    },
+    lazyRestore: (handle, between) => lazyRestore(source, destination, handle, between),
     removeAll: async (name) => {
       for (const side of [source, destination]) {
         await side.removeBehindDriver(name);
@@ -208,6 +221,33 @@ function worldOf(source: Side, destination: Side): ConformanceWorld {
       }
     },
   };
+}
+
+/** The images hold all pages here, each marked as one that may come later; CRIU's own daemon offers them. */
+async function lazyRestore(
+  source: Side,
+  destination: Side,
+  handle: string,
+  between: () => Promise<void>,
+): Promise<void> {
+  const { host } = destination;
+  const only = 'find "$1" -mindepth 1 ! -name descriptors.json -delete';
+  await host.exec('sh', ['-c', only, 'sh', IMAGES.imagesDir]);
+  let daemon: ChildProcess | undefined;
+  await destination.driver.preparedRestore(handle, { ...IMAGES, lazy: true, timeout_ms: 60_000 }, async () => {
+    await between();
+    // In place: the directory is open already.
+    const [from, to] = [source.host.path(IMAGES.imagesDir), host.path(IMAGES.imagesDir)];
+    await run('cp', ['-a', `${from}/.`, `${to}/`], { timeout_ms: 60_000 });
+    const args = ['lazy-pages', '--images-dir', IMAGES.imagesDir, '--work-dir', IMAGES.workDir];
+    daemon = host.spawn('criu', args, { stdio: 'ignore' });
+    await until('the lazy-pages daemon listens', START_LIMIT_MS, async () =>
+      (await lines(host, 'test -S "$1/lazy-pages.socket" && echo yes; true', IMAGES.workDir)).length > 0
+        ? true
+        : undefined,
+    );
+  });
+  assert.ok(daemon !== undefined, 'the restore was prepared');
 }
 
 /** Content of one directory becomes that of another, with everything that a file has. */

@@ -11,7 +11,7 @@ const root = resolve(import.meta.dirname, '../..');
 const resultSchema = z.object({
   event: z.literal('result'),
   status: z.literal('done'),
-  technique: z.literal('cold'),
+  technique: z.enum(['cold', 'pre-copy', 'post-copy', 'hybrid']),
   approach: z.literal('orchestrator-level'),
   source: z.literal('alpha'),
   destination: z.literal('beta'),

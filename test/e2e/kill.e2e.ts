@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { z } from 'zod';
 import { agentRequest } from '#lab/agents.ts';
 import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
-import type { Migration } from '#src/coordination/schema.ts';
+import { type Migration, type Technique, techniqueSchema } from '#src/coordination/schema.ts';
 import {
   DESTINATION_STATES,
   FINAL_STATES,
@@ -21,6 +22,7 @@ import {
   migrate,
   migration,
   nothingStaged,
+  type Place,
   reachedBreakpoint,
   setBreakpoint,
   startMemhog,
@@ -32,11 +34,13 @@ import {
  * or a whole host, or the link is cut. Afterwards there must be exactly one healthy copy with its state. The cases come
  * from the state table, so that a new state cannot be forgotten. One migration is halted at each state, all at the same
  * time, so each fault happens once and meets all of them.
- * UMS_KILL_POINTS=before,after runs both ends of each step; UMS_KILL_FAULTS and UMS_KILL_STATES choose some.
+ * Cold moves memory as CRIU's images; hybrid runs early and moves it on the page path, so it has every state there is.
+ * UMS_KILL_TECHNIQUES=pre-copy chooses others. UMS_KILL_POINTS=before,after runs both ends of each step; UMS_KILL_FAULTS and UMS_KILL_STATES choose some.
  */
 const FAULTS = ['source-agent', 'destination-agent', 'partition', 'source-host', 'destination-host'] as const;
 type Fault = (typeof FAULTS)[number];
 
+const TECHNIQUES = z.array(techniqueSchema).parse((process.env['UMS_KILL_TECHNIQUES'] ?? 'cold').split(','));
 const POINTS = (process.env['UMS_KILL_POINTS'] ?? 'after').split(',');
 const CHOSEN_FAULTS = process.env['UMS_KILL_FAULTS']?.split(',');
 const CHOSEN_STATES = process.env['UMS_KILL_STATES']?.split(',');
@@ -49,6 +53,7 @@ interface Case {
   state: MigrationState;
   point: string;
   service: string;
+  technique: Technique;
 }
 
 /** A case whose migration is halted where it shall be. */
@@ -62,7 +67,7 @@ function isFinal(state: MigrationState): boolean {
   return FINAL_STATES.some((final) => final === state);
 }
 
-function cases(fault: Fault): Case[] {
+function cases(fault: Fault, technique: Technique): Case[] {
   const list: Case[] = [];
   const sides: [Role, readonly MigrationState[]][] = [
     ['source', SOURCE_STATES],
@@ -71,7 +76,9 @@ function cases(fault: Fault): Case[] {
   for (const [role, states] of sides) {
     for (const state of states) {
       if (isFinal(state) || !(CHOSEN_STATES?.includes(`${role}:${state}`) ?? true)) continue;
-      for (const point of POINTS) list.push({ role, state, point, service: `${fault}-${role}-${state}-${point}` });
+      for (const point of POINTS) {
+        list.push({ role, state, point, technique, service: `${technique}-${fault}-${role}-${state}-${point}` });
+      }
     }
   }
   return list;
@@ -112,11 +119,11 @@ async function eachOf<T>(items: readonly T[], work: (item: T) => Promise<void>):
 async function halt(one: Case): Promise<Halted> {
   await startMemhog(alpha, one.service, 4);
   const watched = one.role === 'source' ? alpha : beta;
-  await setBreakpoint(watched, one);
+  await setBreakpoint(watched, placeOf(one));
   const beforeRestore = { role: 'source', state: 'restoring', point: 'before', service: one.service } as const;
   const goesBack = GOING_BACK.includes(one.state);
   if (goesBack) await setBreakpoint(alpha, beforeRestore);
-  const { id } = await migrate(alpha, one.service, 'beta');
+  const { id } = await migrate(alpha, one.service, 'beta', { technique: one.technique });
   if (goesBack) {
     assert.ok(await reachedBreakpoint(alpha, alpha, id, 'restoring', 'before'), 'it halts before the restore');
     await agentRequest(alpha, 'POST', `/v1/migrations/${id}/cancel`);
@@ -125,6 +132,11 @@ async function halt(one: Case): Promise<Halted> {
   const reached = await reachedBreakpoint(watched, alpha, id, one.state, one.point);
   assert.ok(reached, `the migration of ${one.service} ended without passing its state`);
   return { id, tick: await tickOf(one.service) };
+}
+
+/** A breakpoint is asked for by these fields and no others. */
+function placeOf({ role, state, point, service }: Case): Place {
+  return { role, state, point, service };
 }
 
 async function injure(fault: Fault): Promise<void> {
@@ -164,7 +176,7 @@ async function checkWhileCut(id: string, service: string): Promise<void> {
   const seen = await until<Migration>(`${service} notices the cut`, 60_000, async () => {
     const now = await migration(alpha, id);
     const settled = now.ended_at !== null || now.in_doubt;
-    return settled || ['committed', 'redirecting', 'removing'].includes(now.state) ? now : undefined;
+    return settled || ['committed', 'redirecting', 'filling', 'removing'].includes(now.state) ? now : undefined;
   });
   const copies = await running(service);
   assert.ok(copies.length <= 1, `two active copies of ${service} while the link is cut (${seen.state})`);
@@ -172,7 +184,7 @@ async function checkWhileCut(id: string, service: string): Promise<void> {
 }
 
 async function checkAfterwards(service: string, { id, tick }: Halted, hostLost: boolean): Promise<string> {
-  const source = await ended(alpha, id, 60_000);
+  const source = await endedOrSettled(id);
   const theirs = await migration(beta, id).catch(() => undefined);
   let copies = await running(service);
   let tickBefore = tick;
@@ -191,13 +203,28 @@ async function checkAfterwards(service: string, { id, tick }: Halted, hostLost: 
   await until(`nothing left of ${service} on ${other.name}`, 30_000, async () =>
     (await containers(other, service)).length === 0 ? true : undefined,
   );
-  const memoryLost = source.error?.code === 'UMS_E_HOST_LOST' || theirs?.error?.code === 'UMS_E_HOST_LOST';
+  const codes = [source.error?.code, theirs?.error?.code];
+  const memoryLost = codes.includes('UMS_E_HOST_LOST') || codes.includes('UMS_E_MEMORY_LOST');
   assert.ok(hostLost || !memoryLost, 'only the loss of a host may lose memory');
   const first = await lastTick(home, service);
   if (!memoryLost) assert.ok(first >= tickBefore, `the counter went back from ${tickBefore} to ${first}`);
   await until(`${service} goes on`, 10_000, async () => ((await lastTick(home, service)) > first ? true : undefined));
   await checksumOk(home, service);
   return `${source.state}${memoryLost ? ', its memory lost with the host' : ''}`;
+}
+
+/**
+ * Only where memory was still on its way when its destination lost it, an operator must choose; here as the message
+ * advises: the copy that is frozen at the source.
+ */
+async function endedOrSettled(id: string): Promise<Migration> {
+  const now = await until<Migration>(`end or doubt of ${id}`, 60_000, async () => {
+    const seen = await migration(alpha, id);
+    return seen.ended_at !== null || (seen.in_doubt && seen.state === 'filling') ? seen : undefined;
+  });
+  if (now.ended_at === null)
+    await agentRequest(alpha, 'POST', `/v1/migrations/${id}/recover`, { choice: 'thaw-source' });
+  return ended(alpha, id, 60_000);
 }
 
 /** The last tick that reached the log, wherever the service is now. A frozen container cannot be asked, its file can. */
@@ -212,10 +239,10 @@ async function tickOf(name: string): Promise<number> {
   return last;
 }
 
-for (const fault of FAULTS) {
+for (const [technique, fault] of TECHNIQUES.flatMap((each) => FAULTS.map((one) => [each, one] as const))) {
   if (!(CHOSEN_FAULTS?.includes(fault) ?? true)) continue;
-  const list = cases(fault);
-  describe(`${fault}, at every state`, () => {
+  const list = cases(fault, technique);
+  describe(`${technique}, ${fault}, at every state`, () => {
     const halted = new Map<string, Halted>();
     before(
       async () => {

@@ -5,6 +5,7 @@ import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { APPLY_PROGRAM } from '#src/transfer/tree/applier.ts';
 import { archive, inPieces, type Member, stream } from '#src/transfer/tree/archive.test-support.ts';
 import { receiveTree } from '#src/transfer/tree/index.ts';
 import { unpackingArguments } from '#src/transfer/tree/tar.ts';
@@ -32,6 +33,13 @@ function confined(tree: string, step: string, input: Buffer, args: readonly stri
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
   });
   return { code: result.status, stderr: result.stderr };
+}
+
+function command(letter: string, payload = ''): Buffer {
+  const head = Buffer.alloc(5);
+  head.write(letter);
+  head.writeUInt32LE(payload.length, 1);
+  return Buffer.concat([head, Buffer.from(payload)]);
 }
 
 void test('tar alone, given the worst archives, writes nothing outside of the tree', async (t) => {
@@ -92,8 +100,8 @@ void test('emptying and deleting stay in the tree', async (t) => {
   const { tree, outside } = await scene(t);
   await symlink(outside, join(tree, 'out'));
   await symlink('..', join(tree, 'up'));
-  const list = ['./out/victim', './up/outside/victim', './../outside/victim', `${outside}/victim`, 'end of list'];
-  confined(tree, 'remove', Buffer.from(`${list.join('\0')}\0`));
+  const list = ['out/victim', 'up/outside/victim', '../outside/victim', `../../..${outside}/victim`];
+  confined(tree, 'apply', Buffer.concat([command('d', `${list.join('\0')}\0`), command('x')]), [APPLY_PROGRAM]);
   confined(tree, 'empty', Buffer.alloc(0));
   assert.deepEqual(readdirSync(tree), []);
   assert.equal(readFileSync(join(outside, 'victim'), 'utf8'), 'untouched');
@@ -102,9 +110,13 @@ void test('emptying and deleting stay in the tree', async (t) => {
 void test('a list of deletions that was cut off deletes nothing', async (t) => {
   const { tree } = await scene(t);
   await mkdir(join(tree, 'keep'));
-  const result = confined(tree, 'remove', Buffer.from('./keep'));
-  assert.equal(result.code, 3);
+  const whole = Buffer.concat([command('d', 'keep\0'), command('x')]);
+  const result = confined(tree, 'apply', whole.subarray(0, -5), [APPLY_PROGRAM]);
+  assert.equal(result.code, 0, 'nothing was asked');
+  assert.equal(confined(tree, 'apply', whole.subarray(0, -7), [APPLY_PROGRAM]).code, 2);
   assert.deepEqual(readdirSync(tree), ['keep']);
+  confined(tree, 'apply', whole, [APPLY_PROGRAM]);
+  assert.deepEqual(readdirSync(tree), []);
 });
 
 void test('an archive that is cut off anywhere is an error', async (t) => {

@@ -1,18 +1,29 @@
 import { type Command, Option } from 'commander';
-import { migrateOptionsSchema, type CheckResult } from '#src/coordination/schema.ts';
+import {
+  migrateOptionsSchema,
+  techniqueSchema,
+  type CheckResult,
+  type TechniqueRow,
+} from '#src/coordination/schema.ts';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
 import type { AgentClient } from '../client.ts';
 import { type Cli, type Runner, withSuggestions, usage } from '../command.ts';
 import { follow } from '../follow.ts';
-import { formatBytes, wrap } from '../format.ts';
+import { formatBytes, formatDuration, formatTable, wrap } from '../format.ts';
 import { refusedEvent, resultEvent } from '../outcome.ts';
-import { duration } from './options.ts';
+import { count, duration, rate } from './options.ts';
 
 interface ServiceOptions {
   keepSourceStopped: boolean;
   timeout?: number;
   healthTimeout?: number;
   bindMounts: string;
+  sharedVolume?: string[];
+  technique: string;
+  maxDowntime?: number;
+  maxRounds?: number;
+  onStall?: string;
+  rateLimit?: number;
 }
 interface MigrateFlags extends ServiceOptions {
   to: string;
@@ -31,18 +42,46 @@ function withServiceOptions(command: Command): Command {
       )
         .choices(['refuse', 'copy', 'expect'])
         .default('refuse'),
-    );
+    )
+    .option(
+      '--shared-volume <name>',
+      'a volume that both systems mount from the same storage: it is not copied (may be repeated)',
+      (name: string, names: string[] | undefined) => [...(names ?? []), name],
+    )
+    .addOption(
+      new Option('--technique <how>', 'when its memory travels; auto lets the agent choose from what it measures')
+        .choices(['auto', ...techniqueSchema.options])
+        .default('auto'),
+    )
+    .option('--max-downtime <duration>', 'downtime that rounds of copying try to get below (default: 300ms)', duration)
+    .option('--max-rounds <n>', 'rounds of copying while it runs, at most (default: 30)', count)
+    .addOption(
+      new Option('--on-stall <how>', 'when rounds do not get there (default: throttle)').choices([
+        'throttle',
+        'post-copy',
+        'stop',
+      ]),
+    )
+    .option('--rate-limit <rate>', 'of the link that its memory may take, like 50MB/s', rate);
 }
 
 function request(service: string, flags: ServiceOptions & { to: string }) {
   const parsed = migrateOptionsSchema.safeParse({
     keepSourceStopped: flags.keepSourceStopped,
     bindMounts: flags.bindMounts,
+    sharedVolumes: flags.sharedVolume ?? [],
+    technique: flags.technique,
+    ...(flags.maxDowntime === undefined ? {} : { maxDowntime_ms: flags.maxDowntime }),
+    ...(flags.maxRounds === undefined ? {} : { maxRounds: flags.maxRounds }),
+    ...(flags.onStall === undefined ? {} : { onStall: flags.onStall }),
+    ...(flags.rateLimit === undefined ? {} : { rateLimit_bytes_s: flags.rateLimit }),
     ...(flags.timeout === undefined ? {} : { timeout_ms: flags.timeout }),
     ...(flags.healthTimeout === undefined ? {} : { healthTimeout_ms: flags.healthTimeout }),
   });
   if (!parsed.success) {
-    throw usage('A time limit is from 1s to 24h (--timeout), or at most 10m (--health-timeout).');
+    throw usage(
+      'A limit is out of range: --timeout from 1s to 24h, --health-timeout at most 10m, --max-downtime at most 1h, --max-rounds at most 100.',
+    );
   }
   return { service, to: flags.to, options: parsed.data };
 }
@@ -56,7 +95,7 @@ export function addCheck(program: Command, runner: Runner): void {
       'after',
       '\nExample:\n  ums check redis --to beta\n\nExit status 4 when it cannot be moved as it is.\n',
     );
-  runner.action(check, (cli, service: string, flags: { to: string; bindMounts: string }) =>
+  runner.action(check, (cli, service: string, flags: Omit<MigrateFlags, 'keepSourceStopped'>) =>
     cli.withAgent(async (client) => {
       const result = await ask(client, service, { ...flags, keepSourceStopped: false });
       cli.show(result, () => renderCheck(cli, result));
@@ -88,7 +127,32 @@ export function renderCheck(cli: Cli, result: CheckResult): string {
     ? `${style.green('✔')} ${result.service} can move from ${result.source} to ${result.destination}`
     : `${style.red('✗')} ${result.service} cannot move from ${result.source} to ${result.destination} as it is`;
   const sizes = `${formatBytes(result.state_bytes)} of memory, ${formatBytes(result.file_bytes)} of files`;
-  return [`${verdict}.`, `  ${result.technique}, ${result.approach}; ${sizes}`, ...findings, ''].join('\n');
+  const why = wrap(result.why, width).map((line) => `  ${line}`);
+  const table = result.techniques.length === 0 ? [] : ['', renderTechniques(result, width)];
+  return [`${verdict}.`, `  ${result.technique}, ${result.approach}; ${sizes}`, ...why, ...table, ...findings, ''].join(
+    '\n',
+  );
+}
+
+function predicted(value: number | null): string {
+  return value === null ? '-' : `~${formatDuration(value)}`;
+}
+
+/** What each technique would take, the one that would be used marked. */
+function renderTechniques(result: CheckResult, width: number): string {
+  const table = formatTable<TechniqueRow>(
+    [
+      { title: 'technique', value: (row) => `${row.technique === result.technique ? '▸' : ' '} ${row.technique}` },
+      { title: 'downtime', value: (row) => predicted(row.downtime_ms), align: 'right' },
+      { title: 'total', value: (row) => predicted(row.total_ms), align: 'right' },
+      { title: 'on the wire', value: (row) => (row.bytes === null ? '-' : formatBytes(row.bytes)), align: 'right' },
+      { title: 'slow after', value: (row) => predicted(row.degraded_ms), align: 'right' },
+      { title: '', value: (row) => (row.feasible ? '' : row.note), least: 10 },
+    ],
+    result.techniques,
+    width,
+  );
+  return table.replaceAll(/^/gm, '  ').trimEnd();
 }
 
 function rank(severity: 'error' | 'warning' | 'info'): number {
@@ -128,6 +192,7 @@ export function addMigrate(program: Command, runner: Runner): void {
 const MIGRATE_HELP = `
 Examples:
   ums migrate redis --to beta
+  ums migrate redis --to beta --technique hybrid --max-downtime 200ms
   ums migrate redis --to beta --dry-run
   ums migrate redis --to beta --json | jq -c 'select(.event == "result")'
 

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import type { PredictionErrors } from '#src/agent/api.ts';
 import type { Migration } from '#src/coordination/schema.ts';
 import type { AgentClient } from '../client.ts';
 import { type Cli, type Runner, usage } from '../command.ts';
@@ -55,6 +56,7 @@ export function addMigrations(program: Command, runner: Runner): void {
     }),
   );
   addRecover(program, runner);
+  addPredictions(program, runner);
 }
 
 function addShow(program: Command, runner: Runner): void {
@@ -99,6 +101,37 @@ function renderMigration(cli: Cli, migration: Migration): string {
     migration.error === null ? '' : renderError(UmsError.fromReport(migration.error), cli.style, columnsHere),
     migration.in_doubt && migration.role === 'source' ? `\n${renderChoices(migration)}` : '',
   ].join('');
+}
+
+function share(value: PredictionErrors['total']): string {
+  return value === null ? '-' : `${Math.round(value.median * 100)} % (90 %: ${Math.round(value.p90 * 100)} %)`;
+}
+
+function addPredictions(program: Command, runner: Runner): void {
+  const predictions = program
+    .command('predictions')
+    .description('How far the predictions of this system’s migrations were off')
+    .addHelpText('after', '\nExample:\n  ums predictions\n');
+  runner.action(predictions, (cli) =>
+    cli.withAgent(async (client) => {
+      const errors = await client.predictions();
+      cli.show(errors, () => {
+        if (errors.length === 0) return 'No migration has ended yet.';
+        return formatTable<PredictionErrors>(
+          [
+            { title: 'technique', value: (each) => each.technique },
+            { title: 'moves', value: (each) => String(each.migrations), align: 'right' },
+            { title: 'downtime off by', value: (each) => share(each.downtime), align: 'right' },
+            { title: 'total off by', value: (each) => share(each.total), align: 'right' },
+            { title: 'bytes off by', value: (each) => share(each.bytes), align: 'right' },
+          ],
+          errors,
+          cli.io.columns(),
+        );
+      });
+      return 0;
+    }),
+  );
 }
 
 interface RecoverFlags {

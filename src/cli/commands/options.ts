@@ -8,6 +8,30 @@ export function duration(text: string): number {
   return value;
 }
 
+/** Units of a rate: decimal bytes, and bits as links are sold in. */
+const RATE_UNITS: Readonly<Record<string, number>> = {
+  'kb/s': 1e3,
+  'mb/s': 1e6,
+  'gb/s': 1e9,
+  'kbit/s': 125,
+  'mbit/s': 125_000,
+  'gbit/s': 125_000_000,
+};
+
+/** "50MB/s" or "400Mbit/s", in bytes a second. */
+export function rate(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([kmg](?:b|bit)\/s)$/i.exec(text);
+  const value = Math.round(Number(match?.[1] ?? 0) * (RATE_UNITS[(match?.[2] ?? '').toLowerCase()] ?? 0));
+  if (value < 1) throw new InvalidArgumentError('It must be like 50MB/s, 400Mbit/s or 1Gbit/s.');
+  return value;
+}
+
+export function count(text: string): number {
+  const value = /^\d{1,6}$/.test(text) ? Number(text) : 0;
+  if (value < 1) throw new InvalidArgumentError('It must be a number from 1.');
+  return value;
+}
+
 export function port(text: string): number {
   const value = /^\d{1,5}$/.test(text) ? Number(text) : 0;
   if (value < 1 || value > 65_535) throw new InvalidArgumentError('It must be a port from 1 to 65535.');

@@ -26,7 +26,8 @@ EnvironmentFile=${layout.environment}
 ExecStart=${layout.prefix}/node/bin/node ${layout.prefix}/app/src/agent/main.ts --name \${NAME} --peer-address \${PEER_ADDRESS} --peer-port \${PEER_PORT}
 Restart=on-failure
 RestartSec=1
-# A restart of the agent must not end the containers' monitors and runtimes that it has started.
+# A restart of the agent must not end what it has started: containers' monitors and runtimes, and the pagers that still
+# fill the memory of services.
 KillMode=process
 TasksMax=infinity
 LimitNOFILE=1048576

@@ -156,6 +156,7 @@ export function migration(changes: Partial<Migration> = {}): Migration {
     bytes_on_wire: 0,
     state_bytes: 0,
     steps: [],
+    memory: null,
     error: null,
     ...changes,
   };

@@ -1,26 +1,49 @@
-import { mkdir, rm, statfs } from 'node:fs/promises';
+import { mkdir, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createZstdDecompress } from 'node:zlib';
 import { z } from 'zod';
-import type { Driver, Tree } from '#src/drivers/contract.ts';
+import type { Driver, RestoreRequest, Tree } from '#src/drivers/contract.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { receiveImages } from '#src/transfer/pages/images.ts';
 import { receivePages } from '#src/transfer/pages/receiver.ts';
-import { receiveTree } from '#src/transfer/tree/index.ts';
+import { serveTrees } from '#src/transfer/tree/index.ts';
 import { bootMark } from '../boot.ts';
-import { type SagaContext, specificationOf, treesOf } from '../context.ts';
+import { type SagaContext, specificationOf, timed, treesOf } from '../context.ts';
 import { checkHealth } from '../health.ts';
 import type { Row } from '../journal.ts';
-import { type Answer, receivedRequestSchema, type reserveRequestSchema } from '../messages.ts';
+import {
+  type Answer,
+  type Filling,
+  type Received,
+  receivedRequestSchema,
+  type reserveRequestSchema,
+  LAYERS_LIMIT,
+} from '../messages.ts';
+import { dropPageCache } from '../page-caches.ts';
+import { planOf } from '../plan.ts';
 import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { DESTINATION_STATES } from '../states.ts';
-import { hasPages, pageManifest, verifyStaging } from './staging.ts';
+import { Memories } from './memories.ts';
+import { asNoRoom, emptyDirectory, hasPages, pageManifest, verifyStaging } from './staging.ts';
 
 /** Upper limits for what one tree of a service may hold; a peer that sends more is cut off. */
 const TREE_LIMITS = { bytes: 16 * 2 ** 40, entries: 5_000_000 } as const;
 const RESTORE_TIMEOUT_MS = 600_000;
+/** In these states the source may connect the page path. */
+const MEMORY_STATES: readonly DestinationState[] = [
+  'reserved',
+  'receiving',
+  'received',
+  'restoring',
+  'restored',
+  'committing',
+  'active',
+  'settling',
+];
 
 function isDestinationState(state: string): state is DestinationState {
   return DESTINATION_STATES.some((known) => known === state);
@@ -35,9 +58,15 @@ export class Destination {
   readonly #queues = new Map<string, Promise<unknown>>();
   /** Streams of memory pages that are being received, by migration. */
   readonly #pages = new Map<string, Promise<void>>();
+  readonly #memories: Memories;
+  /** CRIU's images that are being received, or were. */
+  readonly #images = new Map<string, Promise<void>>();
+  /** Streams of files, by migration: programs wait for what comes over them. */
+  readonly #sessions = new Map<string, Duplex>();
 
   constructor(context: SagaContext) {
     this.#context = context;
+    this.#memories = new Memories(context);
   }
 
   #exclusive<T>(id: string, body: () => Promise<T>): Promise<T> {
@@ -105,6 +134,11 @@ export class Destination {
     };
   }
 
+  /** The agent goes down; what serves running services stays. */
+  leave(): Promise<void> {
+    return this.#memories.leave();
+  }
+
   imagesDir(id: string): string {
     return join(this.#context.stagingRoot, id, 'images');
   }
@@ -114,7 +148,10 @@ export class Destination {
   }
 
   /** Checks, records and makes the staging directory. */
-  reserve(peer: string, request: z.infer<typeof reserveRequestSchema>): Promise<{ needsImage: boolean }> {
+  reserve(
+    peer: string,
+    request: z.infer<typeof reserveRequestSchema>,
+  ): Promise<{ needsImage: boolean; layers: string[] }> {
     return this.#exclusive(request.id, async () => {
       const { journal } = this.#context;
       const { specification } = request;
@@ -136,20 +173,27 @@ export class Destination {
           options: request.options,
           specification: JSON.stringify(specification),
         });
-        journal.merge(request.id, { boot: await bootMark(), sizes: request.sizes });
+        journal.merge(request.id, { boot: await bootMark(), sizes: request.sizes, plan: request.plan });
       }
       this.#require(this.#row(peer, request.id), ['reserving']);
       await mkdir(this.imagesDir(request.id), { recursive: true, mode: 0o700 });
       await mkdir(this.workDir(request.id), { recursive: true, mode: 0o700 });
       await this.#context.breakpoints.reach(journal, request.id, 'destination', 'reserving', 'before');
-      return { needsImage: checked.needsImage };
+      const layers = checked.needsImage ? await this.#driver(this.#context.journal.get(request.id)).imageLayers() : [];
+      return { needsImage: checked.needsImage, layers: layers.slice(0, LAYERS_LIMIT) };
     });
   }
 
   async receiveImage(peer: string, id: string, body: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
     const row = this.#row(peer, id);
     this.#require(row, ['reserving']);
-    await this.#driver(row).importImage(specificationOf(row), Readable.from(body, { objectMode: false }), signal);
+    const archive = createZstdDecompress();
+    const received = pipeline(Readable.from(body, { objectMode: false }), archive, { signal });
+    const ends = await Promise.allSettled([
+      this.#driver(row).importImage(specificationOf(row), archive, signal),
+      received,
+    ]);
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
 
   create(peer: string, id: string): Promise<{ state: DestinationState; trees: string[] }> {
@@ -173,24 +217,60 @@ export class Destination {
     return treesOf(this.#context.journal.get(id));
   }
 
-  async receiveTree(
-    peer: string,
-    header: { migration: string; tree: string; pass: number },
-    body: AsyncIterable<Uint8Array>,
-    signal: AbortSignal,
-  ): Promise<{ bytes: number; files: number }> {
-    const row = this.#row(peer, header.migration);
-    this.#require(row, ['reserved', 'receiving']);
-    const tree = this.#trees(row.id).find((candidate) => candidate.id === header.tree);
-    if (tree === undefined) {
-      throw new UmsError('UMS_E_PEER_MESSAGE', {
-        message: `The service has no tree ${JSON.stringify(header.tree)} at ${this.#context.systemName}.`,
-        fault: 'source',
-        mend: 'Run the same version of ums on both systems.',
-      });
-    }
-    const result = await receiveTree(tree, body, { signal, limits: TREE_LIMITS });
-    return { bytes: result.bytes, files: result.files };
+  /** Refuses a stream of files while its sender still listens for a reason. */
+  admitTrees(peer: string, id: string): void {
+    this.#require(this.#row(peer, id), ['reserved', 'receiving']);
+  }
+
+  async receiveTrees(peer: string, id: string, stream: Duplex, signal: AbortSignal): Promise<void> {
+    this.#sessions.get(id)?.destroy();
+    this.#sessions.set(id, stream);
+    stream.once('close', () => {
+      if (this.#sessions.get(id) === stream) this.#sessions.delete(id);
+    });
+    await serveTrees(stream, {
+      trees: new Map(this.#trees(id).map((tree) => [tree.id, tree])),
+      admit: () => this.admitTrees(peer, id),
+      limits: TREE_LIMITS,
+      signal,
+    });
+  }
+
+  /** Refuses a connection of the page path while its sender still listens for a reason. */
+  admitMemory(peer: string, id: string): void {
+    this.#require(this.#row(peer, id), MEMORY_STATES);
+  }
+
+  /** One connection of the page path, until it ends. */
+  async attachMemory(peer: string, id: string, index: number, stream: Duplex): Promise<void> {
+    const memory = await this.#memories.of(this.#row(peer, id));
+    await memory?.attach(index, stream);
+  }
+
+  /** The freeze is near: everything that a restore needs and that does not need the images is done now. */
+  prepare(peer: string, id: string, descriptors: string | undefined): Promise<Answer> {
+    const started = performance.now();
+    return this.#exclusive(id, async () => {
+      const row = this.#row(peer, id);
+      this.#require(row, ['reserved']);
+      const { handle } = this.#context.journal.get(id);
+      const memory = await this.#memories.of(row);
+      await emptyDirectory(this.imagesDir(id));
+      if (descriptors !== undefined) {
+        await writeFile(join(this.imagesDir(id), 'descriptors.json'), descriptors, { mode: 0o600 });
+      }
+      await Promise.all([memory?.prepare(), this.#driver(row).prepareRestore(handle, this.#restoreRequest(row))]);
+      return this.#answer(id, started);
+    }).catch(asNoRoom);
+  }
+
+  #restoreRequest(row: Row): RestoreRequest {
+    return {
+      imagesDir: this.imagesDir(row.id),
+      workDir: this.workDir(row.id),
+      timeout_ms: RESTORE_TIMEOUT_MS,
+      ...(planOf(row).path === 'pages' ? { lazy: true } : {}),
+    };
   }
 
   /** Refuses a stream of memory while its sender still listens for a reason. */
@@ -209,52 +289,71 @@ export class Destination {
   #beginReceiving(row: Row): Promise<void> {
     return this.#exclusive(row.id, async () => {
       this.#require(row, ['reserved']);
-      await rm(this.imagesDir(row.id), { recursive: true, force: true });
-      await mkdir(this.imagesDir(row.id), { recursive: true, mode: 0o700 });
+      // Emptied, not replaced: a prepared restore has opened it already.
+      await emptyDirectory(this.imagesDir(row.id));
       await this.#move(row.id, 'reserved', 'receiving');
     });
   }
 
   async receiveCriuImages(peer: string, id: string, body: AsyncIterable<Uint8Array>): Promise<void> {
-    const row = this.#row(peer, id);
+    const received = this.#receiveImages(this.#row(peer, id), body).catch(asNoRoom);
+    this.#images.set(id, received);
+    // Whoever waits for it hears of a failure; until then it is nobody's.
+    received.catch(() => undefined);
+    await received;
+  }
+
+  async #receiveImages(row: Row, body: AsyncIterable<Uint8Array>): Promise<void> {
+    const { id } = row;
     this.#require(row, ['reserved', 'receiving']);
     // A small service has its memory among the images, and no stream of pages came before.
     if (this.#state(id) === 'reserved') await this.#beginReceiving(row);
     const room = await statfs(this.imagesDir(id));
     const manifest = await receiveImages(this.imagesDir(id), body, room.bavail * room.bsize);
     this.#context.journal.merge(id, { images: manifest });
+    // Its lazy-pages daemon is started while the source still asks whether everything has arrived.
+    await (await this.#memories.of(row))?.serve();
   }
 
   /** Everything has been sent: is everything here? */
-  received(peer: string, id: string, request: z.infer<typeof receivedRequestSchema>): Promise<Answer> {
+  received(peer: string, id: string, request: Received): Promise<Answer> {
     const started = performance.now();
     return this.#exclusive(id, async () => {
       const row = this.#row(peer, id);
       this.#require(row, ['receiving', 'received']);
-      if (this.#state(id) === 'receiving') {
-        const pages = this.#pages.get(id);
-        // First what went wrong with the memory, if something did: the rest would only be its consequence.
-        await pages;
-        if (row.data['images'] === undefined || (pages === undefined && !hasPages(row.data['images']))) {
-          throw new UmsError('UMS_E_IMAGE_CORRUPT', {
-            message: `${this.#context.systemName} has not received ${row.data['images'] === undefined ? 'the images' : 'the memory'} of ${row.service}.`,
-            fault: 'source',
-            mend: 'Try again.',
-          });
-        }
-        this.#pages.delete(id);
-        this.#context.journal.merge(id, { expected: request, pages: await pageManifest(this.imagesDir(id)) });
-        await this.#move(id, 'receiving', 'received');
-      }
+      if (this.#state(id) === 'receiving') await this.#received(row, request);
       return this.#answer(id, started);
     });
   }
 
-  restore(peer: string, id: string): Promise<Answer> {
+  async #received(row: Row, request: Received): Promise<void> {
+    const { id } = row;
+    const pages = this.#pages.get(id);
+    // First what went wrong with the memory, if something did: the rest would only be its consequence.
+    await pages;
+    const { data } = this.#context.journal.get(id);
+    const asImages = planOf(row).path === 'images';
+    if (data['images'] === undefined || (asImages && pages === undefined && !hasPages(data['images']))) {
+      throw new UmsError('UMS_E_IMAGE_CORRUPT', {
+        message: `${this.#context.systemName} has not received ${data['images'] === undefined ? 'the images' : 'the memory'} of ${row.service}.`,
+        fault: 'source',
+        mend: 'Try again.',
+      });
+    }
+    this.#pages.delete(id);
+    this.#context.journal.merge(id, { expected: request, pages: await pageManifest(this.imagesDir(id)) });
+    await this.#move(id, 'receiving', 'received');
+  }
+
+  restore(peer: string, id: string, received: Received | undefined): Promise<Answer> {
     const started = performance.now();
     return this.#exclusive(id, async () => {
       const row = this.#row(peer, id);
-      this.#require(row, ['received', 'restoring', 'restored', 'aborting', 'aborted']);
+      // The images may still be on their way on a stream of their own, which the request has overtaken.
+      if (received !== undefined) await timed(this.#context, id, 'images', this.#images.get(id) ?? Promise.resolve());
+      const early: readonly DestinationState[] = received === undefined ? [] : ['receiving'];
+      this.#require(row, [...early, 'received', 'restoring', 'restored', 'aborting', 'aborted']);
+      if (this.#state(id) === 'receiving' && received !== undefined) await this.#received(row, received);
       if (this.#state(id) === 'received') await this.#move(id, 'received', 'restoring');
       if (this.#state(id) === 'restoring') await this.#restore(row);
       return this.#answer(id, started);
@@ -265,11 +364,11 @@ export class Destination {
     try {
       const { data, handle } = this.#context.journal.get(row.id);
       await verifyStaging(this.imagesDir(row.id), data['images'], data['pages']);
-      await this.#driver(row).restore(handle, {
-        imagesDir: this.imagesDir(row.id),
-        workDir: this.workDir(row.id),
-        timeout_ms: RESTORE_TIMEOUT_MS,
-      });
+      const memory = await this.#memories.of(row);
+      const { id } = row;
+      if (memory !== undefined) await timed(this.#context, id, 'serve', memory.serve());
+      await timed(this.#context, id, 'restore', this.#driver(row).restore(handle, this.#restoreRequest(row)));
+      if (memory !== undefined) await timed(this.#context, id, 'hold', memory.hold());
       await this.#move(row.id, 'restoring', 'restored');
     } catch (error) {
       await this.#goBack(row.id, 'restoring', toUmsError(error));
@@ -299,7 +398,10 @@ export class Destination {
     let resumed_after_ms = 0;
     try {
       const driver = this.#driver(row);
-      await driver.resume(handle);
+      const memory = await this.#memories.of(row);
+      await memory?.hold();
+      await timed(this.#context, row.id, 'resume', driver.resume(handle));
+      memory?.ran();
       resumed_after_ms = performance.now() - started_ms;
       await checkHealth(driver, handle, expected, row.options.healthTimeout_ms);
       await this.#move(row.id, 'committing', 'active');
@@ -341,17 +443,51 @@ export class Destination {
     return this.#exclusive(id, async () => {
       const row = this.#row(peer, id);
       this.#require(row, ['active', 'settling', 'done', 'aborting', 'aborted']);
-      const state = this.#state(id);
-      if (state === 'active') {
+      const current = this.#state(id);
+      if (current === 'active') {
         const { handle, engine_id } = this.#context.journal.get(id);
-        if ((await this.#driver(row).state(handle)) !== 'running') {
-          await this.#goBack(id, state, lost(row, this.#context.systemName));
+        const state = await this.#driver(row).state(handle);
+        const paused = (await this.#memories.of(row))?.paused === true;
+        if (state !== 'running' && !(paused && (state === 'frozen' || state === 'restored'))) {
+          await this.#goBack(id, current, lost(row, this.#context.systemName));
         } else {
           this.#context.journal.adoptService(row.engine, engine_id, row.service_uid, handle);
           await this.#context.traffic.setRoute(row.service_uid, { kind: 'here' });
           await this.#move(id, 'active', 'settling');
         }
-      } else if (state === 'aborting') {
+      } else if (current === 'aborting') {
+        await this.#abort(id);
+      }
+      return this.#answer(id, started);
+    });
+  }
+
+  /** How far the memory is that came after the commit. Not serialised: it waits, and must not keep others waiting. */
+  async filled(peer: string, id: string, wait_ms: number): Promise<Filling> {
+    const row = this.#row(peer, id);
+    this.#require(row, ['settling', 'done', 'aborting', 'aborted']);
+    const whole = { complete: true, lost: null, faults: 0, demands: 0 } as const;
+    if (planOf(row).path === 'images' || row.data['filled'] === true) return whole;
+    if (row.data['boot'] !== (await bootMark()) || this.#state(id) !== 'settling') {
+      const error = row.error ?? lost(row, this.#context.systemName).toReport();
+      return { complete: false, lost: error, faults: 0, demands: 0 };
+    }
+    return (await (await this.#memories.of(row))?.filling(wait_ms)) ?? whole;
+  }
+
+  /**
+   * An operator chose the source's frozen copy while memory was still on its way. Possible only as long as this side
+   * has not said that it has everything: the source still holds its copy then, whenever this arrives.
+   */
+  surrender(peer: string, id: string): Promise<Answer> {
+    const started = performance.now();
+    return this.#exclusive(id, async () => {
+      const row = this.#row(peer, id);
+      this.#require(row, ['settling', 'done', 'aborting', 'aborted']);
+      if (this.#state(id) === 'settling' && planOf(row).path === 'pages' && row.data['filled'] !== true) {
+        await this.#context.traffic.setRoute(row.service_uid, { kind: 'peer', peer });
+        await this.#goBack(id, 'settling', surrendered(row));
+      } else if (this.#state(id) === 'aborting') {
         await this.#abort(id);
       }
       return this.#answer(id, started);
@@ -373,6 +509,9 @@ export class Destination {
           this.#context.journal.update(id, { error: lost(row, this.#context.systemName).toReport() });
         }
         await driver.settle(handle);
+        await this.#memories.end(row);
+        await dropPageCache(this.#context, row.service_uid);
+        this.#images.delete(id);
         await rm(join(this.#context.stagingRoot, id), { recursive: true, force: true });
         await this.#move(id, 'settling', 'done');
       }
@@ -390,10 +529,13 @@ export class Destination {
   async #abort(id: string): Promise<void> {
     const row = this.#context.journal.get(id);
     const driver = this.#driver(row);
+    this.#sessions.get(id)?.destroy();
     const handle = row.handle !== '' ? row.handle : (await driver.findCreated(specificationOf(row), id))?.handle;
     if (handle !== undefined) await driver.remove(handle, { volumes: true });
+    await this.#memories.end(row);
     await rm(join(this.#context.stagingRoot, id), { recursive: true, force: true });
     this.#pages.delete(id);
+    this.#images.delete(id);
     await this.#move(id, 'aborting', 'aborted');
   }
 
@@ -438,6 +580,14 @@ export class Destination {
         return;
     }
   }
+}
+
+function surrendered(row: Row): UmsError {
+  return new UmsError('UMS_E_MEMORY_LOST', {
+    message: `An operator chose the copy of ${row.service} that is frozen on ${row.source}.`,
+    fault: 'user',
+    mend: 'What happened since it was frozen there is lost.',
+  });
 }
 
 function lost(row: Row, here: string): UmsError {

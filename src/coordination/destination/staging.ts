@@ -1,4 +1,4 @@
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -21,7 +21,8 @@ export async function pageManifest(directory: string): Promise<z.infer<typeof pa
 
 /** Compares the staging directory with what was received, right before it is restored from. */
 export async function verifyStaging(directory: string, images: unknown, pages: unknown): Promise<void> {
-  const expected = pagesSchema.parse(pages);
+  const sent = imagesSchema.parse(images).filter((image) => image.name.startsWith('pages-'));
+  const expected = [...pagesSchema.parse(pages), ...sent];
   const found = await pageManifest(directory);
   for (const file of expected) {
     const size = found.find((candidate) => candidate.name === file.name)?.size;
@@ -37,4 +38,20 @@ export async function verifyStaging(directory: string, images: unknown, pages: u
   // Memory was checked as it arrived; hashing it once more would keep the service waiting.
   const small = imagesSchema.parse(images).filter((image) => !image.name.startsWith('pages-'));
   await verifyImages(directory, small);
+}
+
+/** Removes what a directory holds and keeps the directory, which others may have open. */
+export async function emptyDirectory(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) await rm(join(directory, name), { recursive: true, force: true });
+}
+
+/** A full staging directory is no defect: it is told as what it is. */
+export function asNoRoom(error: unknown): never {
+  if (!(error instanceof Error && 'code' in error && error.code === 'ENOSPC')) throw error;
+  throw new UmsError('UMS_E_NO_ROOM', {
+    message: 'The memory for staging at the destination is full.',
+    fault: 'destination',
+    mend: 'Free memory at the destination, end other migrations to it, or choose another system.',
+    cause: error,
+  });
 }

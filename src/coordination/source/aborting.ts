@@ -13,7 +13,9 @@ import type { SourceStep } from './steps.ts';
  * what it made. Entered only when the destination does not run the service and never will for this migration.
  */
 export const aborting: SourceStep = {
-  async run(context, row) {
+  async run(context, row, _signal, memory) {
+    await memory.moving?.close();
+    memory.moving = undefined;
     await bringBack(context, row);
     await context.traffic.release(row.service_uid, row.id, { kind: 'here' });
     await rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
@@ -27,6 +29,8 @@ async function bringBack(context: SagaContext, row: Row): Promise<void> {
   const state = await driver.state(row.handle);
   // Also when it seems to run: a dump that outlived the agent lets its cgroup go and freezes it again at its end.
   if (state === 'frozen' || state === 'running') await driver.thaw(row.handle);
+  // A dump that was prepared is let go by it too, also when the service has ended meanwhile.
+  else await driver.thaw(row.handle).catch(unlessGone);
   if (row.data['boot'] === (await bootMark())) return;
   // This host went down and took the service's memory with it, as it would have without a migration. What is left is
   // its files, and the service was running, so it is started from them.
@@ -42,6 +46,10 @@ async function bringBack(context: SagaContext, row: Row): Promise<void> {
     mend: problem === undefined ? 'Try the migration again when you like.' : 'Mend what the message says and start it.',
   });
   context.journal.update(row.id, { error: lost.toReport() });
+}
+
+function unlessGone(error: unknown): void {
+  if (!(error instanceof UmsError)) throw error;
 }
 
 /** The host's own crash stopped it, so not being able to start it again must not hold the migration open for ever. */

@@ -1,5 +1,9 @@
+import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { looksOf, predictionOf } from '../forecast.ts';
+import { makePlan } from '../plan.ts';
 import { movingTrees, preflight } from '../preflight.ts';
+import { sharedPaths } from '../shared-storage.ts';
 import type { SourceStep } from './steps.ts';
 
 /** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
@@ -18,12 +22,20 @@ export const checking: SourceStep = {
         detail: result.findings.map((finding) => `${finding.severity}: ${finding.what} (${finding.why})`).join('\n'),
       });
     }
+    const plan = makePlan(row.options, result.sizes, result.choice, result.notLazy);
+    const chosen = row.options.technique === 'auto';
+    const prediction = predictionOf(context, result.forecast, result.choice, plan.technique, chosen);
+    context.journal.emit(row.id, { event: 'note', text: plan.why });
     context.journal.update(row.id, {
       handle: result.description.handle,
       specification: JSON.stringify(result.description.specification),
     });
     context.journal.merge(row.id, {
       sizes: result.sizes,
+      plan,
+      looks: looksOf(result.forecast.sample).map((look) => ({ ...look })),
+      ...(prediction === undefined ? {} : { prediction: z.json().parse(prediction) }),
+      sharedPaths: await sharedPaths(result.description),
       trees: movingTrees(result.description).map((tree) => ({ ...tree })),
     });
     return 'reserving';

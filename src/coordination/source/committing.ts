@@ -27,6 +27,7 @@ export const committing: SourceStep = {
         reportDoubt(context, row, toUmsError(error));
         return undefined;
       });
+      memory.moving?.release();
       const next = answer === undefined ? 'committing' : decide(context, row, answer, asked_ms, memory.frozenSince_ms);
       if (next === 'committed') return next;
       await sleep(pause_ms, undefined, { signal });

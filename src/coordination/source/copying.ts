@@ -1,10 +1,75 @@
-import type { SourceStep } from './steps.ts';
-import { copyTrees } from './trees.ts';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { SagaContext } from '../context.ts';
+import type { Row } from '../journal.ts';
+import { answerSchema, prepareRequestSchema } from '../messages.ts';
+import { hasRounds, planOf } from '../plan.ts';
+import { dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
+import { MovingMemory } from './moving-memory.ts';
+import { copyRounds } from './rounds.ts';
+import type { SourceMemory, SourceStep } from './steps.ts';
+import { createTreeRounds, settle } from './tree-rounds.ts';
 
-/** First pass over the files, while the service runs. Whatever changes meanwhile is sent again when it is frozen. */
+const PREPARE_TIMEOUT_MS = 120_000;
+
+/**
+ * What can be copied while the service runs: files, and memory in rounds where the technique has them. Whatever changes
+ * meanwhile is sent again. Last, the destination does what it can of the restore.
+ */
 export const copying: SourceStep = {
   async run(context, row, signal, memory) {
-    await copyTrees(context, row, signal, memory, { pass: 1, live: true, alwaysDirty: new Set() });
+    const trees = (memory.trees = await createTreeRounds(context, row, signal));
+    await trees.round(signal);
+    if (planOf(row).path === 'pages') {
+      memory.moving = await MovingMemory.open(context, row, signal);
+      if (hasRounds(planOf(row).technique)) {
+        const { fallback } = memory.moving;
+        if (fallback !== undefined) context.journal.emit(row.id, { event: 'note', text: fallback });
+        await copyRounds(context, row, signal, memory.moving);
+      }
+    }
+    await settle(trees, signal);
+    // Commands of either engine on this service wait, or fail, as long as something is prepared. Under cold migration
+    // that would be as long as memory travels, and what it saves would hardly show.
+    if (planOf(context.journal.get(row.id)).technique !== 'cold') await prepare(context, row, signal, memory);
+    // What was written while everything was prepared need not wait for the freeze.
+    await memory.moving?.lastRound(signal);
+    if (planOf(row).technique !== 'cold') {
+      // Opened now, so that the images need no handshake while the service stands still.
+      const onWire = (bytes: number) => context.journal.addWire(row.id, bytes);
+      memory.images = await context.peers.openDuplex(
+        row.destination,
+        { kind: 'images', migration: row.id },
+        { signal, onWire },
+      );
+      // A peer that goes away before anything is sent is noticed by whoever speaks to it next.
+      memory.images.on('error', () => undefined);
+    }
     return 'holding';
   },
 };
+
+/** The freeze is near: whatever dump and restore can do before it is done now, on both sides. */
+async function prepare(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
+  const request = await makeCheckpointRequest(context, row);
+  let descriptors: string | undefined;
+  if (dumpsHere(row)) {
+    await context.driver(row.engine).prepareCheckpoint(row.handle, request);
+    memory.prepared = true;
+    descriptors = await readFile(join(request.imagesDir, 'descriptors.json'), 'utf8').catch(absent);
+  }
+  await context.peers.request(row.destination, {
+    method: 'POST',
+    path: `/peer/v1/migrations/${row.id}/prepare`,
+    body: prepareRequestSchema.parse(descriptors === undefined ? {} : { descriptors }),
+    schema: answerSchema,
+    timeout_ms: PREPARE_TIMEOUT_MS,
+    signal,
+  });
+}
+
+/** Without it nothing is prepared at the destination. */
+function absent(error: unknown): undefined {
+  if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+  throw error;
+}

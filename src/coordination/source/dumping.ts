@@ -1,19 +1,18 @@
-import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import type { CheckpointRequest, Driver } from '#src/drivers/contract.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { openPageRelay } from '#src/transfer/pages/relay.ts';
 import { sendImages } from '#src/transfer/pages/images.ts';
-import { sharedWritableMappings } from '#src/transfer/tree/index.ts';
-import { progressReporter, type SagaContext, treesOf } from '../context.ts';
+import { progressReporter, type SagaContext, timed } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { listeningPorts } from '../listening.ts';
 import { answerSchema, receivedRequestSchema, sizesSchema } from '../messages.ts';
+import { planOf, runsEarly } from '../plan.ts';
+import { checkpointRequest, dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
-import { copyTrees } from './trees.ts';
+import { createTreeRounds } from './tree-rounds.ts';
 
-const DUMP_TIMEOUT_MS = 3_600_000;
-const RECEIVED_TIMEOUT_MS = 600_000;
 const WHY_TIMEOUT_MS = 5000;
 
 /** Memory and the last changes of the files travel side by side, while the service is frozen. */
@@ -21,25 +20,23 @@ export const dumping: SourceStep = {
   async run(context, row, signal, memory) {
     const driver = context.driver(row.engine);
     const pids = await driver.processes(row.handle);
-    const listening = await listeningPorts(pids);
-    const alwaysDirty = await sharedWritableMappings(pids, treesOf(row));
-    await sendBoth(context, row, driver, signal, memory, alwaysDirty);
-    await context.peers.request(row.destination, {
-      method: 'POST',
-      path: `/peer/v1/migrations/${row.id}/received`,
-      body: receivedRequestSchema.parse({ listening, processes: pids.length }),
-      schema: answerSchema,
-      timeout_ms: RECEIVED_TIMEOUT_MS,
-      signal,
-    });
+    const looking = timed(context, row.id, 'listening', listeningPorts(pids));
+    // Asked for below, when both have ended that must not be left alone.
+    looking.catch(() => undefined);
+    await sendBoth(context, row, driver, signal, memory, pids);
+    const listening = await looking;
+    if (!runsEarly(planOf(row).technique)) await memory.moving?.complete(signal);
+    // Told with the request to restore, so that it costs no round trip of its own.
+    memory.received = receivedRequestSchema.parse({ listening, processes: pids.length });
     return 'restoring';
   },
 };
 
 /**
- * Files and memory at the same time, but CRIU starts only when the files have been read: while it dumps it makes a
- * directory in the service's own /tmp for a moment. One failing ends the other, because half a copy is of no use, and
- * both have ended before a failure is told: a CRIU still at work would freeze again what going back has thawed.
+ * Files and memory at the same time. The last round of the files is asked for first: what CRIU makes in the service's
+ * own /tmp while it dumps is told from the service's files by what was there before. One failing ends the other, because
+ * half a copy is of no use, and both have ended before a failure is told: a CRIU still at work would freeze again what
+ * going back has thawed.
  */
 async function sendBoth(
   context: SagaContext,
@@ -47,7 +44,7 @@ async function sendBoth(
   driver: Driver,
   signal: AbortSignal,
   memory: SourceMemory,
-  alwaysDirty: Set<string>,
+  pids: readonly number[],
 ): Promise<void> {
   const failed = new AbortController();
   const either = AbortSignal.any([signal, failed.signal]);
@@ -55,42 +52,49 @@ async function sendBoth(
     failed.abort(error);
     throw error;
   };
-  const read = Promise.withResolvers<void>();
-  const onRead = () => read.resolve();
-  const files = copyTrees(context, row, either, memory, { pass: 2, live: false, alwaysDirty, onRead }).catch(stopOther);
-  const pages = Promise.race([read.promise, files])
-    .then(() => dumpMemory(context, row, driver, either))
+  const trees = (memory.trees ??= await createTreeRounds(context, row, signal));
+  const files = timed(context, row.id, 'files', trees.final({ signal: either, pids })).catch(stopOther);
+  // What changed in memory is found first, because CRIU borrows the processes for a while; sending it goes on beside.
+  const found = memory.moving === undefined ? undefined : timed(context, row.id, 'find', memory.moving.freeze());
+  if (!runsEarly(planOf(row).technique)) memory.moving?.release();
+  const pages = Promise.resolve(found)
+    .then(() => dumpMemory(context, row, driver, either, memory))
     .catch(stopOther);
   const results = await Promise.allSettled([files, pages]);
+  trees.close();
   const failure = results.find((result) => result.status === 'rejected');
   if (failure !== undefined) throw failed.signal.reason;
 }
 
-/**
- * Up to this much memory is dumped to images in memory first and sent as one stream; more goes through a page server
- * while CRIU still dumps. CRIU corks its page-server connection and so waits 200 ms for the kernel before its last
- * words leave; beneath this size, that is longer than dump and transfer could overlap.
- */
-const LOCAL_DUMP_MAX_BYTES = 64 * 1024 * 1024;
-
-async function dumpMemory(context: SagaContext, row: Row, driver: Driver, signal: AbortSignal): Promise<void> {
-  const imagesDir = join(context.stagingRoot, row.id, 'images');
-  const workDir = join(context.stagingRoot, row.id, 'work');
-  await rm(imagesDir, { recursive: true, force: true });
-  await mkdir(imagesDir, { recursive: true, mode: 0o700 });
-  await mkdir(workDir, { recursive: true, mode: 0o700 });
+async function dumpMemory(
+  context: SagaContext,
+  row: Row,
+  driver: Driver,
+  signal: AbortSignal,
+  memory: SourceMemory,
+): Promise<void> {
+  const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);
+  const { imagesDir } = request;
   const { state_bytes } = sizesSchema.parse(row.data['sizes']);
   const progress = progressReporter(context, row.id, 'memory', state_bytes);
-  const request = { imagesDir, workDir, timeout_ms: DUMP_TIMEOUT_MS };
   let pageBytes = 0;
-  if (state_bytes <= LOCAL_DUMP_MAX_BYTES) {
-    await driver.checkpoint(row.handle, request).catch(async (error: unknown) => {
+  const { moving } = memory;
+  if (dumpsHere(row)) {
+    await timed(context, row.id, 'dump', driver.checkpoint(row.handle, request)).catch(async (error: unknown) => {
       throw (await explain(driver, row)) ?? error;
     });
+    await moving?.seal(imagesDir);
   } else {
     pageBytes = await dumpThroughRelay(context, row, driver, request, signal, progress.add);
   }
   signal.throwIfAborted();
+  if (memory.images !== undefined) {
+    // Not waited for: the request to restore follows at once, and the destination waits for the images itself.
+    void pipeline(Readable.from(sendImages(imagesDir)), memory.images, { signal }).catch((error: unknown) => {
+      context.log.warn({ migration: row.id, err: error }, 'the images could not be sent');
+    });
+    return;
+  }
   const sent = await context.peers.send(
     row.destination,
     { kind: 'criu-images', migration: row.id },

@@ -4,6 +4,6 @@ import type { SourceStep } from './steps.ts';
 export const redirecting: SourceStep = {
   async run(context, row) {
     await context.traffic.release(row.service_uid, row.id, { kind: 'peer', peer: row.destination });
-    return 'removing';
+    return 'filling';
   },
 };

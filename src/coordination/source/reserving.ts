@@ -1,8 +1,9 @@
-import { PassThrough } from 'node:stream';
+import { createZstdCompress } from 'node:zlib';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { progressReporter, specificationOf, treesOf } from '../context.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
+import { planOf } from '../plan.ts';
 import type { SourceStep } from './steps.ts';
 
 /** The image of a large service over a slow link takes its time; the migration's own time limit ends it earlier. */
@@ -16,7 +17,7 @@ export const reserving: SourceStep = {
   async run(context, row, signal) {
     const specification = specificationOf(row);
     const sizes = sizesSchema.parse(row.data['sizes']);
-    const { needsImage } = await context.peers.request(row.destination, {
+    const { needsImage, layers } = await context.peers.request(row.destination, {
       method: 'POST',
       path: '/peer/v1/migrations',
       body: {
@@ -27,6 +28,7 @@ export const reserving: SourceStep = {
         fingerprint: await context.fingerprint(),
         sizes,
         options: row.options,
+        plan: planOf(row),
       },
       schema: reserveResponseSchema,
       timeout_ms: 30_000,
@@ -35,8 +37,8 @@ export const reserving: SourceStep = {
     if (needsImage) {
       const driver = context.driver(row.engine);
       const progress = progressReporter(context, row.id, 'image', sizes.image_bytes);
-      const pipe = new PassThrough({ highWaterMark: 1 << 20 });
-      const exported = driver.exportImage(specification, pipe, signal).catch((error: unknown) => {
+      const pipe = createZstdCompress({ chunkSize: 1 << 18 });
+      const exported = driver.exportImage(specification, pipe, signal, layers).catch((error: unknown) => {
         pipe.destroy(error instanceof Error ? error : new Error(String(error)));
         throw error;
       });

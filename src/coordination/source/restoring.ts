@@ -1,7 +1,7 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
-import { answerSchema } from '../messages.ts';
+import { answerSchema, restoreRequestSchema } from '../messages.ts';
 import { bootMark } from '../boot.ts';
 import type { SourceStep } from './steps.ts';
 import { untilAnswered } from './until-answered.ts';
@@ -10,10 +10,11 @@ const RESTORE_TIMEOUT_MS = 600_000;
 
 /** The destination makes every process from the images; none of them runs an instruction before the commit. */
 export const restoring: SourceStep = {
-  async run(context, row, signal) {
+  async run(context, row, signal, memory) {
     const request = {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/restore`,
+      body: restoreRequestSchema.parse(memory.received === undefined ? {} : { received: memory.received }),
       schema: answerSchema,
       timeout_ms: RESTORE_TIMEOUT_MS,
     } as const;

@@ -9,6 +9,7 @@ import { committed } from './committed.ts';
 import { committing } from './committing.ts';
 import { copying } from './copying.ts';
 import { dumping } from './dumping.ts';
+import { filling } from './filling.ts';
 import { freezing } from './freezing.ts';
 import { holding } from './holding.ts';
 import { planned } from './planned.ts';
@@ -32,6 +33,7 @@ const STEPS: Record<ActiveState, SourceStep> = {
   committing,
   committed,
   redirecting,
+  filling,
   removing,
   aborting,
 };
@@ -108,7 +110,7 @@ export class SourceSaga {
   recover(id: string, choice: 'thaw-source' | 'drop-source'): Row {
     const { journal } = this.#context;
     const row = journal.get(id);
-    if (row.role !== 'source' || row.state !== 'committing' || !row.in_doubt) {
+    if (row.role !== 'source' || !(row.state === 'committing' || row.state === 'filling') || !row.in_doubt) {
       throw new UmsFailure('UMS_E_MIGRATION_STATE', {
         message: `Migration ${id} does not wait for an operator (${row.role}, ${row.state}).`,
         fault: 'user',
@@ -116,11 +118,17 @@ export class SourceSaga {
         mend: `Look at it with: ums show ${id}`,
       });
     }
-    this.#running.get(id)?.stop.abort(new Error('an operator decided'));
     journal.emit(id, { event: 'note', text: `An operator chose ${choice}.` });
-    const next: SourceState = choice === 'thaw-source' ? 'aborting' : 'redirecting';
+    if (row.state === 'filling' && choice === 'thaw-source') {
+      // The step itself asks the destination first, which may have got everything meanwhile.
+      journal.merge(id, { operator: choice });
+      return journal.get(id);
+    }
+    this.#running.get(id)?.stop.abort(new Error('an operator decided'));
+    const next: SourceState =
+      row.state === 'filling' ? 'removing' : choice === 'thaw-source' ? 'aborting' : 'redirecting';
     if (choice === 'thaw-source') journal.update(id, { error: cancelled(row).toReport() });
-    journal.transition(id, 'committing', next);
+    journal.transition(id, row.state, next);
     const previous = this.#running.get(id)?.ended ?? Promise.resolve();
     void previous.then(() => this.start(id));
     return journal.get(id);
@@ -134,8 +142,25 @@ export class SourceSaga {
   }
 
   async #drive(id: string, cancel: AbortSignal, stop: AbortSignal): Promise<void> {
+    const memory: SourceMemory = {
+      trees: undefined,
+      frozenSince_ms: undefined,
+      moving: undefined,
+      received: undefined,
+      images: undefined,
+      prepared: false,
+    };
+    try {
+      await this.#run(id, cancel, stop, memory);
+    } finally {
+      memory.images?.destroy();
+      memory.trees?.close();
+      await memory.moving?.close();
+    }
+  }
+
+  async #run(id: string, cancel: AbortSignal, stop: AbortSignal, memory: SourceMemory): Promise<void> {
     const { journal, breakpoints } = this.#context;
-    const memory: SourceMemory = { snapshots: new Map(), frozenSince_ms: undefined };
     const deadline = AbortSignal.timeout(remaining_ms(journal.get(id)));
     for (;;) {
       const row = journal.get(id);

@@ -1,16 +1,28 @@
-import type { Snapshot } from '#src/transfer/tree/index.ts';
+import type { Duplex } from 'node:stream';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
+import type { Received } from '../messages.ts';
 import type { SourceState } from '../states.ts';
+import type { MovingMemory } from './moving-memory.ts';
+import type { TreeRounds } from './tree-rounds.ts';
 
 /**
- * What a running saga knows and a crash may forget: an agent that restarts before the commit goes back, so the
- * snapshots of the first pass over the files need not survive it.
+ * What a running saga knows and a crash may forget: an agent that restarts before the commit goes back, so what
+ * was seen of the files need not survive it.
  */
 export interface SourceMemory {
-  snapshots: Map<string, Snapshot>;
+  /** The files on their way, from the first round to the last. */
+  trees: TreeRounds | undefined;
   /** performance.now() when the freeze was asked for. */
   frozenSince_ms: number | undefined;
+  /** What the destination is told with the request to restore; undefined after a restart of this agent. */
+  received: Received | undefined;
+  /** The dump was prepared, and its directories are in use. */
+  prepared: boolean;
+  /** A stream for CRIU's images, opened before the freeze. */
+  images: Duplex | undefined;
+  /** The service's memory on its way; undefined where it travels as CRIU's images, and before it moves. */
+  moving: MovingMemory | undefined;
 }
 
 /**

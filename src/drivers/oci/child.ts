@@ -1,7 +1,8 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Duplex } from 'node:stream';
 import { UmsError } from '#src/telemetry/errors.ts';
 
 /**
@@ -15,6 +16,8 @@ export interface DetachedOptions {
   /** 'terminate' for engines; 'leave' for CRIU, which must cure the tasks it has stopped and may never be killed. */
   onTimeout: 'terminate' | 'leave';
   okExitCodes?: readonly number[];
+  /** The child gets one end of a stream socket as this descriptor; the other end is the argument of `use`. */
+  socket?: { fd: number; use: (socket: Duplex) => void };
 }
 
 export interface DetachedResult {
@@ -68,10 +71,11 @@ function start(
 ): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, [...args], {
-      stdio: ['ignore', stdout, stderr],
+      stdio: ['ignore', stdout, stderr, ...further(options)],
       detached: true,
       env: { ...process.env, ...options.env },
     });
+    useSocket(child, options);
     const timer = setTimeout(() => {
       if (options.onTimeout === 'terminate') child.kill('SIGTERM');
       reject(
@@ -98,6 +102,17 @@ function start(
       resolve(code ?? (signal === null ? 255 : 128));
     });
   });
+}
+
+function further(options: DetachedOptions): ('ignore' | 'pipe')[] {
+  if (options.socket === undefined) return [];
+  return [...Array.from({ length: options.socket.fd - 3 }, () => 'ignore' as const), 'pipe'];
+}
+
+function useSocket(child: ChildProcess, options: DetachedOptions): void {
+  const socket: unknown = options.socket === undefined ? undefined : child.stdio[options.socket.fd];
+  // A child that could not be started has none; its error is told by the event.
+  if (socket instanceof Duplex) options.socket?.use(socket);
 }
 
 function failure(command: string, args: readonly string[], result: DetachedResult): UmsError {

@@ -1,22 +1,164 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { criuVersion, versionAtLeast } from '#src/checkpoint/criu.ts';
 import { criuFailure } from '#src/checkpoint/errors.ts';
 import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
 import type { CheckpointRequest } from '../contract.ts';
 import { isMissing, poll } from './cgroup.ts';
 import { runDetached } from './child.ts';
+import { completeImages, type HiddenMemory, hideMemory } from './hidden-memory.ts';
 import { requireProgram } from './runtime.ts';
+import { binOf, writeStandIns } from './stand-ins.ts';
+
+/** Descriptor on which first the gate before CRIU, then CRIU's page server talks to the agent; it passes through runc. */
+const SIGNAL_FD = 5;
+/** PS_IOV_CLOSE in a whole message; from CRIU 4.2 on that is 32 bytes, before 24, and what is too much is not read. */
+const CLOSE_MESSAGE = Buffer.alloc(32);
+CLOSE_MESSAGE.writeUInt32LE(0x1023, 0);
+/** Dumps that wait at their gates at the same time. */
+const WAITING_MAX = 64;
+/** The first CRIU that leaves out what may be dropped. */
+const HIDES_SINCE = '4.2';
+const READY_LIMIT_MS = 30_000;
+
+/**
+ * A dump whose runc has been started and has done everything but start CRIU: the gate in CRIU's place (criu-gate.pl)
+ * waits for a word from here. If this agent ends before, the gate ends too, and nothing was touched.
+ */
+interface GatedDump {
+  request: CheckpointRequest;
+  settings: string;
+  /** CRIU knows the flag with which memory is hidden from it. */
+  canHide: boolean;
+  /** The gate is reached. */
+  ready: Promise<void>;
+  /** Every image is written. */
+  complete: Promise<void>;
+  /** runc has ended. */
+  ended: Promise<unknown>;
+  go: () => void;
+  giveUp: () => void;
+}
+
+let hidingWorks = true;
+const waiting = new Map<string, GatedDump>();
+
+/** Brings a dump of a running container so far that only CRIU itself remains to be started. */
+export async function prepareDump(root: string, id: string, request: CheckpointRequest): Promise<void> {
+  const known = waiting.get(id);
+  if (known !== undefined && sameRequest(known.request, request)) return await known.ready;
+  giveUpDump(id);
+  if (waiting.size >= WAITING_MAX) return;
+  const dump = await startDump(root, id, request);
+  waiting.set(id, dump);
+  const forget = () => {
+    if (waiting.get(id) === dump) waiting.delete(id);
+  };
+  dump.ended.then(forget, forget);
+  try {
+    await dump.ready;
+  } catch (error) {
+    giveUpDump(id);
+    throw error;
+  }
+}
+
+/** Lets go a dump that was prepared and is not wanted. Harmless when there is none. */
+export function giveUpDump(id: string): void {
+  const dump = waiting.get(id);
+  waiting.delete(id);
+  dump?.giveUp();
+}
+
+function sameRequest(left: CheckpointRequest, right: CheckpointRequest): boolean {
+  return left.imagesDir === right.imagesDir && left.workDir === right.workDir && left.lazy === right.lazy;
+}
 
 /** Dumps a frozen container with its runtime; CRIU leaves it frozen, and it runs no instruction in between. */
-export async function dumpFrozen(root: string, id: string, request: CheckpointRequest): Promise<void> {
+export async function dumpFrozen(
+  root: string,
+  id: string,
+  request: CheckpointRequest,
+  pids: readonly number[],
+): Promise<void> {
+  const known = waiting.get(id);
+  const prepared = known !== undefined && sameRequest(known.request, request) ? known : undefined;
+  if (prepared === undefined) giveUpDump(id);
+  waiting.delete(id);
+  const dump = prepared ?? (await startDump(root, id, request));
+  let hidden: HiddenMemory[] = [];
+  try {
+    await dump.ready;
+    hidden = dump.canHide && hidingWorks ? await hideMemory(pids, join(dump.settings, 'smaps')) : [];
+    dump.go();
+    await Promise.race([dump.ended, dump.complete]);
+    await completeImages(request.imagesDir, hidden);
+  } catch (error) {
+    // Whatever was wrong, the next dump does without.
+    if (hidden.length > 0) hidingWorks = false;
+    if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
+    throw criuFailure('UMS_E_DUMP', await logOf(request.workDir, 'dump.log'), toUmsError(error));
+  }
+}
+
+async function startDump(root: string, id: string, request: CheckpointRequest): Promise<GatedDump> {
   const runc = await requireProgram('runc');
-  const settings = await mkdtemp(join(tmpdir(), 'ums-dump-'));
-  const config = join(settings, 'criu.conf');
-  // CRIU 4 can leave connections alone instead of locking and copying them; they are closed at the destination anyhow.
-  const connections = versionAtLeast(await criuVersion(), '4.0') ? 'tcp-close' : 'tcp-established';
-  const args = [
+  const version = await criuVersion();
+  const settings = await writeSettings(request, version);
+  const ready = Promise.withResolvers<void>();
+  const complete = Promise.withResolvers<void>();
+  let socket: Duplex | undefined;
+  const ended = runDetached(runc, argumentsOf(root, id, request), {
+    env: {
+      CRIU_CONFIG_FILE: join(settings, 'criu.conf'),
+      PATH: `${binOf(settings)}:${process.env['PATH'] ?? ''}`,
+    },
+    timeout_ms: request.timeout_ms,
+    onTimeout: 'leave',
+    socket: {
+      fd: SIGNAL_FD,
+      use: (given) => {
+        socket = given;
+        // The gate's word that it waits; then CRIU's answer to being sent away, which follows its last image.
+        given.once('data', () => {
+          ready.resolve();
+          given.once('data', () => complete.resolve());
+        });
+        // What goes wrong with the dump is told by the end of the process.
+        given.on('error', () => undefined);
+      },
+    },
+  });
+  const sweep = () => rm(settings, { recursive: true, force: true });
+  ended.then(sweep, sweep).catch(() => undefined);
+  ended.catch(ready.reject);
+  ended.then(
+    () => ready.resolve(),
+    () => undefined,
+  );
+  ready.promise.catch(() => undefined);
+  const slow = setTimeout(() => socket?.destroy(), READY_LIMIT_MS);
+  ready.promise.finally(() => clearTimeout(slow)).catch(() => undefined);
+  return {
+    request,
+    settings,
+    canHide: request.lazy === true && process.arch === 'x64' && versionAtLeast(version, HIDES_SINCE),
+    ready: ready.promise,
+    complete: complete.promise,
+    ended,
+    go: () => {
+      socket?.write('g');
+      // Only a lazy dump's CRIU speaks here: it offers the memory that it did not write, and nobody wants it.
+      if (request.lazy === true) socket?.write(CLOSE_MESSAGE);
+    },
+    giveUp: () => socket?.destroy(),
+  };
+}
+
+function argumentsOf(root: string, id: string, request: CheckpointRequest): string[] {
+  return [
     '--root',
     root,
     'checkpoint',
@@ -26,25 +168,25 @@ export async function dumpFrozen(root: string, id: string, request: CheckpointRe
     '--work-path',
     request.workDir,
     '--file-locks',
+    ...(request.lazy === true ? ['--lazy-pages'] : []),
     ...(request.pageServer === undefined
       ? []
       : ['--page-server', `${request.pageServer.address}:${request.pageServer.port}`]),
     id,
   ];
-  try {
-    // The service is frozen and its connections are closed at the destination, so no packet has to be kept from it.
-    await writeFile(config, `${connections}\nnetwork-lock skip\nverbosity=3\n`, { mode: 0o600 });
-    await runDetached(runc, args, {
-      env: { CRIU_CONFIG_FILE: config },
-      timeout_ms: request.timeout_ms,
-      onTimeout: 'leave',
-    });
-  } catch (error) {
-    if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
-    throw criuFailure('UMS_E_DUMP', await logOf(request.workDir, 'dump.log'), toUmsError(error));
-  } finally {
-    await rm(settings, { recursive: true, force: true });
-  }
+}
+
+async function writeSettings(request: CheckpointRequest, version: string | undefined): Promise<string> {
+  // CRIU 4 can leave connections alone instead of locking and copying them; they are closed at the destination anyhow.
+  const connections = versionAtLeast(version, '4.0') ? 'tcp-close' : 'tcp-established';
+  const directory = await mkdtemp(join(tmpdir(), 'ums-dump-'));
+  const served = request.lazy === true ? `ps-socket=${SIGNAL_FD}\n` : '';
+  const put = (name: string, text: string) => writeFile(join(directory, name), text, { mode: 0o600 });
+  // The service is frozen and its connections are closed at the destination, so no packet has to be kept from it.
+  await put('criu.conf', `${connections}\nnetwork-lock skip\nverbosity=3\n${served}`);
+  await put('signal', String(SIGNAL_FD));
+  await writeStandIns(directory, await requireProgram('criu'));
+  return directory;
 }
 
 /**
@@ -52,6 +194,7 @@ export async function dumpFrozen(root: string, id: string, request: CheckpointRe
  * CRIU puts the freezer back into the state in which it found it: thawing before that would not last.
  */
 export async function waitForDumps(id: string, limit_ms: number): Promise<void> {
+  giveUpDump(id);
   if (await poll(async () => !(await isBeingDumped(id)), limit_ms, 20)) return;
   throw new UmsError('UMS_E_TIMEOUT', {
     message: `A dump of ${id} that was started earlier has not ended`,

@@ -1,8 +1,11 @@
-import { access, mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { isMissing } from './cgroup.ts';
+import { exists } from './files.ts';
+import { binOf, writeStandIns } from './stand-ins.ts';
 
 /**
  * The settings of one restore, in a directory of its own: RUN/restore/<container id>/. The wrapper and the hook are
@@ -18,6 +21,12 @@ export interface RestoreSettings {
   workDir: string;
   /** The container has a network namespace that CRIU makes anew, whose loopback must be brought up. */
   ownNetwork: boolean;
+  /** Memory comes from a lazy-pages daemon that listens in workDir. */
+  lazy: boolean;
+  /** Path of the real CRIU. */
+  criu: string;
+  /** Seconds for which CRIU waits for `release` before the restore is given up (criu-gate.pl); none when it may begin. */
+  wait_s?: number;
 }
 
 const WRAPPER = fileURLToPath(new URL('runtime-wrapper.sh', import.meta.url));
@@ -51,15 +60,13 @@ export class RestoreArea {
     return join(this.directory(id), 'runtime');
   }
 
+  gate(id: string): string {
+    return join(binOf(this.directory(id)), 'criu');
+  }
+
   /** True from the preparation of a restore until it is settled or removed. */
   async exists(id: string): Promise<boolean> {
-    try {
-      await access(this.directory(id));
-      return true;
-    } catch (error) {
-      if (isMissing(error)) return false;
-      throw error;
-    }
+    return await exists(this.directory(id));
   }
 
   async prepare(settings: RestoreSettings): Promise<void> {
@@ -74,10 +81,53 @@ export class RestoreArea {
     // tcp-close: connections to the old place cannot live on at the new one; the service sees them closed.
     await put('criu.conf', `action-script ${join(directory, 'hook')}\ntcp-close\nverbosity=3\n`);
     if (settings.ownNetwork) await put('own-network', '');
+    if (settings.lazy) await put('lazy', '');
+    if (settings.wait_s !== undefined) await put('wait', String(settings.wait_s));
+    await writeStandIns(directory, settings.criu);
     await symlink(HOOK, join(directory, 'hook'));
     await symlink(WRAPPER, this.wrapper(settings.id));
     const override = `[engine.runtimes]\nrunc=[${JSON.stringify(this.wrapper(settings.id))}]\n`;
     await writeFile(this.override(settings.id), override, { mode: 0o600 });
+  }
+
+  /** True while the gate waits for its word, also one that an agent before this one has set up. */
+  async waits(id: string): Promise<boolean> {
+    const gate = await this.#openSignal(id);
+    await gate?.close();
+    return gate !== undefined;
+  }
+
+  /** Lets CRIU begin, or the runtime give up; false when nobody waits for it any more. */
+  async release(id: string, word: 'go' | 'no'): Promise<boolean> {
+    const gate = await this.#openSignal(id);
+    if (gate === undefined) return false;
+    try {
+      await gate.write(word.slice(0, 1));
+    } finally {
+      await gate.close();
+    }
+    // Whoever looks next shall not find a gate that has been passed.
+    await rm(this.#signal(id), { force: true });
+    return true;
+  }
+
+  /** The gate's pipe can be opened for writing only while somebody reads from it. */
+  async #openSignal(id: string): Promise<FileHandle | undefined> {
+    try {
+      return await open(this.#signal(id), constants.O_WRONLY | constants.O_NONBLOCK);
+    } catch (error) {
+      if (isMissing(error) || (error instanceof Error && 'code' in error && error.code === 'ENXIO')) return undefined;
+      throw error;
+    }
+  }
+
+  /** A mount that the gate mounts again, as it is, before it lets CRIU begin. */
+  async refresh(id: string, mount: { path: string; flags: number }): Promise<void> {
+    await writeFile(join(this.directory(id), 'refresh'), `${mount.flags} ${mount.path}\n`, { mode: 0o600 });
+  }
+
+  #signal(id: string): string {
+    return join(this.directory(id), 'go');
   }
 
   /** Drops the settings; the override stays, empty, until the container goes. */

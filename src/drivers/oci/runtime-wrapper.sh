@@ -5,6 +5,7 @@
 #   runc     path of the real runtime         id      the container this restore belongs to
 #   images   CRIU's images                    work    directory for CRIU's logs
 #   criu.conf                                 settings for CRIU, to which the container's cgroup is added here
+#   lazy     there when memory comes later    bin     what stands in for criu and tar
 #
 # `create` becomes `restore`, after which every process exists, frozen; `start` becomes `resume`. Everything else,
 # and everything about another container, goes to the real runtime unchanged.
@@ -63,14 +64,16 @@ case $command in
         # The leading colon keeps CRIU to the second version of control groups; without it the processes would go
         # to the path they had at the source.
         echo "cgroup-root :$(cgroup_path "$bundle/config.json")" >>"$dir/criu.conf"
-        export CRIU_CONFIG_FILE="$dir/criu.conf"
+        export CRIU_CONFIG_FILE="$dir/criu.conf" PATH="$dir/bin:$PATH"
+        lazy=''
+        [ ! -e "$dir/lazy" ] || lazy=yes
         count=$# position=0
         while [ "$position" -lt "$count" ]; do
             position=$((position + 1)) word=$1
             shift
             if [ "$position" -eq "$before" ]; then
                 set -- "$@" restore --detach --image-path "$(cat "$dir/images")" --work-path "$(cat "$dir/work")" \
-                    --file-locks
+                    --file-locks ${lazy:+--lazy-pages}
             else
                 set -- "$@" "$word"
             fi

@@ -44,16 +44,23 @@ export async function runcVersion(): Promise<string | undefined> {
   return `runc ${version.split('+')[0] ?? version}`;
 }
 
-const runtimeStateSchema = z.object({ init_process_pid: z.int() });
+const runtimeStateSchema = z.object({ init_process_pid: z.int(), init_process_start: z.number().default(0) });
+/** Field of /proc/PID/stat with the time at which a process began, counted from the one after the command's name. */
+const START_FIELD = 19;
 
 /**
  * The first process of a container, from runc's own state file: asking an engine costs fifty milliseconds, and some
- * questions are asked while the service stands still. Undefined when runc knows no such container.
+ * questions are asked while the service stands still. Undefined when runc knows no such container, or the process has
+ * ended and another has its number.
  */
 export async function initPid(root: string, id: string): Promise<number | undefined> {
   try {
     const text = await readFile(join(root, id, 'state.json'), 'utf8');
-    return runtimeStateSchema.parse(JSON.parse(text)).init_process_pid;
+    const state = runtimeStateSchema.parse(JSON.parse(text));
+    if (state.init_process_pid <= 0) return undefined;
+    const stat = await readFile(`/proc/${state.init_process_pid}/stat`, 'utf8');
+    const started = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[START_FIELD]);
+    return state.init_process_start === 0 || state.init_process_start === started ? state.init_process_pid : undefined;
   } catch (error) {
     if (isMissing(error)) return undefined;
     throw error;

@@ -18,7 +18,15 @@ beforeEach(async () => {
   const runc = join(directory, 'runc');
   writeFileSync(runc, `#!/bin/sh\nprintf '%s\\n' "$@" "config=\${CRIU_CONFIG_FILE:-}" >'${calls}'\n`);
   chmodSync(runc, 0o755);
-  await area.prepare({ id: ID, runc, imagesDir: '/images', workDir: '/work', ownNetwork: false });
+  await area.prepare({
+    id: ID,
+    runc,
+    imagesDir: '/images',
+    workDir: '/work',
+    ownNetwork: false,
+    lazy: false,
+    criu: '/usr/sbin/criu',
+  });
 });
 afterEach(() => rmSync(directory, { recursive: true }));
 

@@ -66,6 +66,18 @@ export async function canCreate(specification: Specification): Promise<Finding[]
 
 async function mountFindings(mount: Mount): Promise<Finding[]> {
   if (mount.kind === 'volume') {
+    if (mount.shared) {
+      if ((await inspectVolume(mount.name)) !== undefined) return [];
+      return [
+        findingOf(
+          'error',
+          'volume.missing',
+          `There is no volume named ${mount.name} here`,
+          'It was declared shared, so the destination must have it, on the same storage.',
+          `podman volume create with the options that it has at the source, or migrate without sharing it`,
+        ),
+      ];
+    }
     if (mount.anonymous || (await inspectVolume(mount.name)) === undefined) return [];
     return [
       findingOf(

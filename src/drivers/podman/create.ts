@@ -73,6 +73,7 @@ export async function findContainer(
     id: inspect.Id,
     name: inspect.Name,
     key,
+    shared: specification.mounts.flatMap((mount) => (mount.kind === 'volume' && mount.shared ? [mount.name] : [])),
   });
   return { handle, id: inspect.Id, trees };
 }
@@ -122,7 +123,7 @@ async function plan(specification: Specification): Promise<CreateRecord> {
   const madeDirectories: string[] = [];
   const copiedDirectories: string[] = [];
   for (const mount of specification.mounts) {
-    if (mount.kind === 'volume' && !mount.anonymous) {
+    if (mount.kind === 'volume' && !mount.anonymous && !mount.shared) {
       if ((await inspectVolume(mount.name)) === undefined) madeVolumes.push(mount.name);
       else throw volumeTaken(mount.name);
     }
@@ -182,6 +183,7 @@ async function destinationTrees(inspect: Inspect, specification: Specification):
   }
   for (const mount of specification.mounts) {
     if (mount.kind === 'volume') {
+      if (mount.shared) continue;
       // An anonymous volume has another name here; its place in the container is the same.
       const here = inspect.Mounts.find((each) => each.Type === 'volume' && each.Destination === mount.destination);
       if (here !== undefined) trees.push({ id: `volume:${mount.name}`, path: here.Source, kind: 'plain' });

@@ -116,6 +116,8 @@ function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mou
     ...common,
     anonymous: volume?.Anonymous ?? false,
     labels: volume?.Labels ?? {},
+    plain: volume === undefined || (volume.Driver === 'local' && Object.keys(volume.Options).length === 0),
+    shared: false,
   };
 }
 

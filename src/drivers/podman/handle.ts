@@ -9,6 +9,8 @@ const handleSchema = z.object({
   name: z.string(),
   /** The migration whose `create` made it; absent for a service that a person made. */
   key: z.string().optional(),
+  /** Volumes that the other system has too: nothing of theirs is made, changed or removed. */
+  shared: z.array(z.string()).optional(),
 });
 export type PodmanHandle = z.infer<typeof handleSchema>;
 

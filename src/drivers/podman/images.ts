@@ -3,9 +3,12 @@ import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { Specification } from '../specification.ts';
 import { ask, change, inspectImage } from './cli.ts';
+import { LayerFilter } from './layer-filter.ts';
 
 /** Characters of a command's complaint that are kept. */
 const STDERR_LIMIT = 16_384;
+/** Their layers are asked for; beyond it some may travel although they are there. */
+const IMAGES_LIMIT = 500;
 const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
 
 function plainId(id: string): string {
@@ -37,6 +40,7 @@ export async function exportImage(
   specification: Specification,
   sink: NodeJS.WritableStream,
   signal: AbortSignal,
+  known: readonly string[] = [],
 ): Promise<void> {
   if (specification.image.kind !== 'image') return;
   const id = plainId(specification.image.id);
@@ -49,8 +53,25 @@ export async function exportImage(
     });
   }
   // Converting between formats would change the configuration's digest, by which the destination knows the image.
-  const format = image.ManifestType === OCI_MANIFEST ? 'oci-archive' : 'docker-archive';
-  await piped(['save', '--quiet', '--format', format, id], { sink }, signal);
+  if (image.ManifestType !== OCI_MANIFEST) {
+    await piped(['save', '--quiet', '--format', 'docker-archive', id], { sink }, signal);
+    return;
+  }
+  // Uncompressed, a layer is named by the digest of its content, by which every Podman knows it.
+  const filter = new LayerFilter(known);
+  const filtered = pipeline(filter, sink, { signal });
+  const save = ['save', '--quiet', '--format', 'oci-archive', '--uncompressed', id];
+  const ends = await Promise.allSettled([piped(save, { sink: filter }, signal), filtered]);
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
+}
+
+/** Digests of the contents of all layers here. */
+export async function imageLayers(): Promise<string[]> {
+  const ids = (await ask(['image', 'ls', '--all', '--quiet', '--no-trunc'])).split('\n').filter((id) => id !== '');
+  if (ids.length === 0) return [];
+  const wanted = [...new Set(ids)].slice(0, IMAGES_LIMIT);
+  const told = await ask(['image', 'inspect', '--format', '{{range .RootFS.Layers}}{{println .}}{{end}}', ...wanted]);
+  return [...new Set(told.split('\n').filter((digest) => /^sha256:[0-9a-f]{64}$/.test(digest)))];
 }
 
 export async function importImage(

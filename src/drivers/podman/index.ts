@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type {
   CheckpointRequest,
@@ -7,58 +6,60 @@ import type {
   DriverOptions,
   EngineFingerprint,
   Finding,
+  RemoveOptions,
   RestoreRequest,
   ServiceDescription,
   ServiceState,
   ServiceSummary,
-  Tree,
 } from '../contract.ts';
-import { type Freezer, freezerOf, isFrozen, isMissing, poll, processesOf, waitUntilUntraced } from '../oci/cgroup.ts';
-import { dumpFrozen, waitForDumps } from '../oci/dump.ts';
+import { type Freezer, freezerOf, isFrozen, processesOf, setFrozen, waitUntilUntraced } from '../oci/cgroup.ts';
+import { dumpFrozen, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
-import { findProgram, initPid, RUNC_ROOT, runcVersion, waitsToBegin } from '../oci/runtime.ts';
+import { findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
-import { change, engineError, inspectContainer, inspectVolume, listContainers, podmanVersion } from './cli.ts';
-import {
-  createContainer,
-  findContainer,
-  hasOwnShm,
-  removeVolumes,
-  shmTree,
-  undoRecord,
-  unique,
-  unmountShm,
-  upperTree,
-} from './create.ts';
-import { specificationOf, type Surroundings } from './describe.ts';
+import { change, engineError, inspectContainer, listContainers, podmanVersion } from './cli.ts';
+import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm } from './create.ts';
+import { specificationOf } from './describe.ts';
 import { ambiguous, gone, notRunning, unknown } from './errors.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
-import { describeImage, exportImage, hasImage, importImage } from './images.ts';
+import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
 import { endFrozen } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { type CreateRecord, createRecordSchema } from './records.ts';
-import { restoreContainer, saveLog } from './restore.ts';
-import { type Inspect, ociConfigSchema, type Volume } from './schema.ts';
+import { PodmanNotes } from './notes.ts';
+import { PodmanRestore, saveLog } from './restore.ts';
+import type { Inspect } from './schema.ts';
+import { freezerSeen, stateOf, stateSeen } from './seen.ts';
+import { configOf, namedVolumes, sourceTrees, volumesOf } from './surroundings.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
 const UNTRACED_LIMIT_MS = 60_000;
-const CREATED_MAX = 64;
+const KNOWN_MAX = 64;
+const FREEZE_LIMIT_MS = 10_000;
 const THAW_LIMIT_MS = 5000;
 
 export class PodmanDriver implements Driver {
   readonly engine = 'podman';
   readonly #area: RestoreArea;
+  readonly #restores: PodmanRestore;
+  readonly #throttle: Throttle;
+  readonly #notes: PodmanNotes;
   readonly #records: CreateRecords<CreateRecord>;
   /**
-   * What Podman said of containers made here and not started yet: a restore needs it while the service stands still, and
-   * nothing about a container that has never run changes, short of its removal, at which the restore fails by itself.
+   * What Podman said of containers shortly before it is needed, while the service stands still: of one made here and not
+   * started yet, about which nothing changes short of its removal, at which the restore fails by itself; and of one that
+   * will be dumped.
    */
-  readonly #created = new Map<string, Inspect>();
+  readonly #known = new Map<string, Inspect>();
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
+    this.#restores = new PodmanRestore(this.#area);
+    this.#throttle = new Throttle(options.runDir);
+    this.#notes = new PodmanNotes(options.runDir);
     this.#records = new CreateRecords(options.stateDir, 'podman', createRecordSchema);
   }
 
@@ -86,7 +87,7 @@ export class PodmanDriver implements Driver {
         engine: this.engine,
         id: container.Id,
         name: container.Names[0] ?? container.Id.slice(0, 12),
-        state: await this.#stateOf(container.Id, container.State, container.Pid),
+        state: await stateOf(this.#area, container.Id, container.State, container.Pid),
         image: container.Image,
         pid: container.Pid,
         ports: container.Ports.map(
@@ -109,7 +110,7 @@ export class PodmanDriver implements Driver {
     const inspect = summary === undefined ? undefined : await inspectContainer(summary.id);
     if (summary === undefined || inspect === undefined) throw unknown(reference);
     const volumes = await volumesOf(inspect);
-    refuseUnmovable(inspect, volumes);
+    refuseUnmovable(inspect);
     const image = await describeImage(inspect.Image, inspect.ImageName);
     return {
       summary,
@@ -121,58 +122,19 @@ export class PodmanDriver implements Driver {
   }
 
   async state(handle: string): Promise<ServiceState> {
-    const seen = await this.#stateSeen(readHandle(handle).id);
+    const { id } = readHandle(handle);
+    const seen = await stateSeen(this.#area, id);
     if (seen !== undefined) return seen;
-    const inspect = await inspectContainer(readHandle(handle).id);
+    // Podman would answer only when the restore that waits for its images has ended.
+    if (await this.#restores.waits(id)) return 'created';
+    const inspect = await inspectContainer(id);
     if (inspect === undefined) return 'absent';
-    return await this.#stateOf(inspect.Id, inspect.State.Status, inspect.State.Pid);
-  }
-
-  /**
-   * The state of a container that has processes, from the kernel and runc's own records: Podman's answer takes fifty
-   * milliseconds, and this is asked while the service stands still. Undefined when only Podman can tell.
-   */
-  async #stateSeen(id: string): Promise<ServiceState | undefined> {
-    const freezer = await this.#freezerSeen(id);
-    if (freezer === undefined) return undefined;
-    const arriving = await this.#area.exists(id);
-    if (await isFrozen(freezer)) return arriving ? 'restored' : 'frozen';
-    if (arriving) return 'running';
-    return (await waitsToBegin(RUNC_ROOT, id)) ? undefined : 'running';
-  }
-
-  /** Podman names the group after the container, so a process number that was used again is not taken for it. */
-  async #freezerSeen(id: string): Promise<Freezer | undefined> {
-    const pid = await initPid(RUNC_ROOT, id);
-    const freezer = pid === undefined ? undefined : await freezerOf(pid);
-    return freezer?.directory.includes(id) === true ? freezer : undefined;
-  }
-
-  /** Podman's word for where the container is in its life, the kernel's for whether its processes run. */
-  async #stateOf(id: string, status: string, pid: number): Promise<ServiceState> {
-    const freezer = pid > 0 ? await freezerOf(pid) : undefined;
-    switch (status) {
-      case 'created':
-      case 'configured':
-        return 'created';
-      case 'initialized':
-        if (freezer === undefined) return 'created';
-        if (await isFrozen(freezer)) return 'restored';
-        // A start that was cut short after the processes were let go; otherwise runc waits to begin.
-        return (await this.#area.exists(id)) ? 'running' : 'created';
-      case 'running':
-      case 'paused':
-      case 'stopping':
-        if (freezer === undefined) return 'stopped';
-        return (await isFrozen(freezer)) ? 'frozen' : 'running';
-      default:
-        return 'stopped';
-    }
+    return await stateOf(this.#area, inspect.Id, inspect.State.Status, inspect.State.Pid);
   }
 
   async processes(handle: string): Promise<number[]> {
     const { id } = readHandle(handle);
-    const seen = await this.#freezerSeen(id);
+    const seen = await freezerSeen(id);
     if (seen !== undefined) return await processesOf(seen);
     const inspect = await inspectContainer(id);
     const freezer = inspect === undefined ? undefined : await this.#freezer(inspect);
@@ -202,8 +164,17 @@ export class PodmanDriver implements Driver {
     return hasImage(specification);
   }
 
-  exportImage(specification: Specification, sink: NodeJS.WritableStream, signal: AbortSignal): Promise<void> {
-    return exportImage(specification, sink, signal);
+  imageLayers(): Promise<string[]> {
+    return imageLayers();
+  }
+
+  exportImage(
+    specification: Specification,
+    sink: NodeJS.WritableStream,
+    signal: AbortSignal,
+    known: readonly string[] = [],
+  ): Promise<void> {
+    return exportImage(specification, sink, signal, known);
   }
 
   importImage(specification: Specification, source: NodeJS.ReadableStream, signal: AbortSignal): Promise<void> {
@@ -213,9 +184,13 @@ export class PodmanDriver implements Driver {
   async create(specification: Specification, key: string): Promise<CreatedService> {
     const created = await createContainer(this.#records, specification, key);
     const inspect = await inspectContainer(created.id);
-    if (this.#created.size >= CREATED_MAX) this.#created.clear();
-    if (inspect !== undefined) this.#created.set(created.id, inspect);
+    if (inspect !== undefined) this.#remember(inspect);
     return created;
+  }
+
+  #remember(inspect: Inspect): void {
+    if (this.#known.size >= KNOWN_MAX) this.#known.clear();
+    this.#known.set(inspect.Id, inspect);
   }
 
   findCreated(specification: Specification, key: string): Promise<CreatedService | undefined> {
@@ -225,29 +200,42 @@ export class PodmanDriver implements Driver {
   async freeze(handle: string): Promise<void> {
     const { id, name } = readHandle(handle);
     const state = await this.state(handle);
-    if (state === 'frozen') return;
+    if (state === 'frozen') return this.#notes.later(id, () => this.#tellFrozen(id));
     if (state === 'absent') throw gone(name);
     if (state !== 'running') throw notRunning(name, state);
-    try {
-      await change(['pause', id]);
-    } catch (error) {
-      if ((await this.state(handle)) === 'frozen') return;
-      throw engineError(error, `freeze ${name}`);
+    const freezer = await freezerSeen(id);
+    if (freezer === undefined || !(await setFrozen(freezer, true, FREEZE_LIMIT_MS))) {
+      throw new UmsError('UMS_E_ENGINE', { message: `${name} could not be frozen`, fault: 'source' });
     }
   }
 
   async thaw(handle: string): Promise<void> {
-    await waitForDumps(readHandle(handle).id, UNTRACED_LIMIT_MS);
+    const { id } = readHandle(handle);
+    await waitForDumps(id, UNTRACED_LIMIT_MS);
+    await this.#throttle.set(id, [], undefined);
+    await this.#notes.written(id);
+    const freezer = await freezerSeen(id);
+    if (freezer !== undefined && (await isFrozen(freezer)) && !(await this.#area.exists(id))) {
+      await waitUntilUntraced(await processesOf(freezer), UNTRACED_LIMIT_MS);
+      await setFrozen(freezer, false, THAW_LIMIT_MS);
+    }
     const { inspect, state } = await this.#require(handle);
-    if (state === 'running') return;
-    if (state !== 'frozen') throw notRunning(inspect.Name, state);
-    await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
+    if (state !== 'running') throw notRunning(inspect.Name, state);
+    if (inspect.State.Status !== 'paused') return;
     try {
-      await change(['unpause', inspect.Id]);
+      await this.#notes.write(id, 'unpause');
     } catch (error) {
-      if ((await this.state(handle)) === 'running') return;
       throw engineError(error, `thaw ${inspect.Name}`);
     }
+  }
+
+  async prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void> {
+    const { id, name } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state !== 'running' && state !== 'frozen') throw notRunning(name, state);
+    const inspect = await inspectContainer(id);
+    if (inspect !== undefined) this.#remember(inspect);
+    await prepareDump(RUNC_ROOT, id, request);
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
@@ -255,61 +243,102 @@ export class PodmanDriver implements Driver {
     const state = await this.state(handle);
     if (state === 'absent') throw gone(name);
     if (state !== 'frozen') throw notRunning(name, state);
+    await this.#throttle.set(id, [], undefined);
+    const pids = await this.processes(handle);
     // Both wait for others, and the service stands still meanwhile.
     const [dumped, saved] = await Promise.allSettled([
-      dumpFrozen(RUNC_ROOT, id, request),
-      inspectContainer(id).then((inspect) => (inspect === undefined ? undefined : saveLog(inspect, request.imagesDir))),
+      dumpFrozen(RUNC_ROOT, id, request, pids),
+      this.#inspectKnown(id).then((inspect) =>
+        inspect === undefined ? undefined : saveLog(inspect, request.imagesDir),
+      ),
     ]);
     if (dumped.status === 'rejected') throw dumped.reason;
     if (saved.status === 'rejected') throw saved.reason;
+    this.#notes.later(id, () => this.#tellFrozen(id));
+  }
+
+  async #tellFrozen(id: string): Promise<void> {
+    if ((await inspectContainer(id))?.State.Status === 'running') await this.#notes.write(id, 'pause');
+  }
+
+  /** Where its log is does not change: what Podman said before the freeze will do. */
+  async #inspectKnown(id: string): Promise<Inspect | undefined> {
+    const known = this.#known.get(id);
+    this.#known.delete(id);
+    return known ?? (await inspectContainer(id));
+  }
+
+  async prepareRestore(handle: string, request: RestoreRequest): Promise<void> {
+    const { id, shared = [] } = readHandle(handle);
+    if (await this.#restores.isPrepared(id, request)) return;
+    await this.#restores.giveUp(id);
+    const { inspect, state } = await this.#require(handle);
+    if (state !== 'created') throw notRunning(inspect.Name, state);
+    this.#remember(inspect);
+    await this.#restores.prepare(inspect, request, shared);
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
-    const { id } = readHandle(handle);
-    const known = this.#created.get(id);
-    this.#created.delete(id);
+    const { id, shared = [] } = readHandle(handle);
+    const known = this.#known.get(id);
+    this.#known.delete(id);
     if (known !== undefined && (await initPid(RUNC_ROOT, id)) === undefined) {
-      return await restoreContainer(known, request, this.#area);
+      return await this.#restores.run(known, request, shared);
     }
+    if (known === undefined && (await this.#restores.waits(id))) await this.#restores.giveUp(id);
     const { inspect, state } = await this.#require(handle);
     if (state === 'restored') return;
     if (state !== 'created') throw notRunning(inspect.Name, state);
-    await restoreContainer(inspect, request, this.#area);
+    await this.#restores.run(inspect, request, shared);
   }
 
   async resume(handle: string): Promise<void> {
     const { id, name } = readHandle(handle);
-    if ((await this.#stateSeen(id)) !== 'restored') {
+    if ((await stateSeen(this.#area, id)) !== 'restored') {
       const { inspect, state } = await this.#require(handle);
       if (state === 'running' && inspect.State.Status === 'running') return;
       if (state !== 'restored' && state !== 'running') throw notRunning(name, state);
     }
-    try {
-      await change(['start', id], { env: { CONTAINERS_CONF_OVERRIDE: this.#area.override(id) } });
-    } catch (error) {
-      throw engineError(error, `let ${name} run`);
-    }
-    if (!(await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 5))) {
+    const freezer = await freezerSeen(id);
+    if (freezer === undefined || !(await setFrozen(freezer, false, THAW_LIMIT_MS))) {
       throw new UmsError('UMS_E_RESTORE', {
         message: `${name} was let go but does not run`,
         fault: 'destination',
         mend: `See podman logs ${name}.`,
       });
     }
+    this.#notes.later(id, () => this.#tellStarted(id, name));
   }
 
-  async remove(handle: string, options: { volumes: boolean }): Promise<void> {
+  /** Podman still has to take note that the container runs: what it starts has been let go already. */
+  async #tellStarted(id: string, name: string): Promise<void> {
+    try {
+      await change(['start', id], { env: { CONTAINERS_CONF_OVERRIDE: this.#area.override(id) } });
+    } catch (error) {
+      throw engineError(error, `let ${name} run`);
+    }
+  }
+
+  async throttle(handle: string, share: number | undefined): Promise<boolean> {
+    return await this.#throttle.set(readHandle(handle).id, await this.processes(handle), share);
+  }
+
+  async remove(handle: string, options: RemoveOptions): Promise<void> {
     const known = readHandle(handle);
+    giveUpDump(known.id);
+    await this.#restores.giveUp(known.id);
+    await this.#notes.written(known.id);
     const inspect = await inspectContainer(known.id);
     const record = known.key === undefined ? undefined : await this.#records.read(known.key);
     const named = inspect === undefined ? [] : namedVolumes(inspect);
     if (inspect !== undefined) await this.#removeContainer(known, inspect);
     await this.#area.remove(known.id);
+    await this.#throttle.set(known.id, [], undefined);
     // A record is there until the migration is settled: until then removing is undoing.
     if (record !== undefined && known.key !== undefined) {
       await undoRecord(this.#records, known.key, record);
     } else if (options.volumes) {
-      await removeVolumes(named);
+      await removeVolumes(named.filter((name) => options.keep?.includes(name) !== true));
     }
   }
 
@@ -327,6 +356,8 @@ export class PodmanDriver implements Driver {
     const { inspect, state } = await this.#require(handle);
     if (state === 'stopped') return;
     if (state !== 'frozen') throw notRunning(inspect.Name, state);
+    giveUpDump(inspect.Id);
+    await this.#notes.written(inspect.Id);
     const pids = await this.processes(handle);
     await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
     await endFrozen(inspect, pids);
@@ -334,6 +365,11 @@ export class PodmanDriver implements Driver {
 
   async settle(handle: string): Promise<void> {
     const known = readHandle(handle);
+    await this.#notes.written(known.id);
+    if (await this.#area.exists(known.id)) {
+      const { inspect, state } = await this.#require(handle);
+      if (state === 'running' && inspect.State.Status !== 'running') await this.#tellStarted(known.id, known.name);
+    }
     await this.#area.settle(known.id);
     if (known.key !== undefined) await this.#records.remove(known.key);
   }
@@ -367,46 +403,10 @@ export class PodmanDriver implements Driver {
     const known = readHandle(handle);
     const inspect = await inspectContainer(known.id);
     if (inspect === undefined) throw gone(known.name);
-    return { inspect, state: await this.#stateOf(inspect.Id, inspect.State.Status, inspect.State.Pid) };
+    return { inspect, state: await stateOf(this.#area, inspect.Id, inspect.State.Status, inspect.State.Pid) };
   }
 }
 
 export function createPodmanDriver(options: DriverOptions): Driver {
   return new PodmanDriver(options);
-}
-
-function sourceTrees(inspect: Inspect): Tree[] {
-  return unique([
-    upperTree(inspect),
-    ...(hasOwnShm(inspect) ? [shmTree(inspect)] : []),
-    ...inspect.Mounts.flatMap((mount): Tree[] => {
-      if (mount.Type === 'volume') return [{ id: `volume:${mount.Name ?? ''}`, path: mount.Source, kind: 'plain' }];
-      return mount.Type === 'bind' ? [{ id: `bind:${mount.Source}`, path: mount.Source, kind: 'plain' }] : [];
-    }),
-  ]);
-}
-
-function namedVolumes(inspect: Inspect): string[] {
-  return inspect.Mounts.flatMap((mount) => (mount.Type === 'volume' && mount.Name !== undefined ? [mount.Name] : []));
-}
-
-async function volumesOf(inspect: Inspect): Promise<Map<string, Volume>> {
-  const volumes = new Map<string, Volume>();
-  for (const name of namedVolumes(inspect)) {
-    const volume = await inspectVolume(name);
-    if (volume !== undefined) volumes.set(name, volume);
-  }
-  return volumes;
-}
-
-async function configOf(inspect: Inspect): Promise<Pick<Surroundings, 'sysctls' | 'devices'>> {
-  if (inspect.OCIConfigPath === '') return { sysctls: {}, devices: [] };
-  try {
-    const { linux } = ociConfigSchema.parse(JSON.parse(await readFile(inspect.OCIConfigPath, 'utf8')));
-    return { sysctls: linux?.sysctl ?? {}, devices: (linux?.devices ?? []).map((device) => device.path) };
-  } catch (error) {
-    // A container that never ran has no configuration yet, and no state to move either.
-    if (isMissing(error)) return { sysctls: {}, devices: [] };
-    throw error;
-  }
 }

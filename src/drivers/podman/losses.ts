@@ -69,8 +69,8 @@ export function lossesOf(inspect: Inspect, volumes: ReadonlyMap<string, Volume>)
 }
 
 /** Throws for what cannot be moved at all, with the reason. */
-export function refuseUnmovable(inspect: Inspect, volumes: ReadonlyMap<string, Volume>): void {
-  const reason = unmovable(inspect, volumes);
+export function refuseUnmovable(inspect: Inspect): void {
+  const reason = unmovable(inspect);
   if (reason === undefined) return;
   throw new UmsError('UMS_E_SPECIFICATION', {
     message: `${inspect.Name} cannot be moved: ${reason.why}`,
@@ -80,7 +80,7 @@ export function refuseUnmovable(inspect: Inspect, volumes: ReadonlyMap<string, V
   });
 }
 
-function unmovable(inspect: Inspect, volumes: ReadonlyMap<string, Volume>): { why: string; mend: string } | undefined {
+function unmovable(inspect: Inspect): { why: string; mend: string } | undefined {
   const host = inspect.HostConfig;
   const other = [host.NetworkMode, host.PidMode, host.IpcMode, host.UTSMode, host.UsernsMode, host.CgroupMode].find(
     (mode) => mode.startsWith('container:') || mode.startsWith('ns:'),
@@ -117,14 +117,6 @@ function unmovable(inspect: Inspect, volumes: ReadonlyMap<string, Volume>): { wh
       why: inspect.Rootfs === '' ? `it is stored by ${inspect.GraphDriver.Name}, not overlay` : 'it has no image',
       mend: 'Create it from an image, with the overlay storage driver.',
     };
-  }
-  for (const volume of volumes.values()) {
-    if (volume.Driver !== 'local' || Object.keys(volume.Options).length > 0) {
-      return {
-        why: `volume ${volume.Name} is not plain storage of this host`,
-        mend: 'Use a volume without driver options, or a bind mount with `--bind-mounts expect`.',
-      };
-    }
   }
   return undefined;
 }

@@ -84,7 +84,7 @@ function byName(name: string): z.infer<typeof fixtureSchema> {
 function judged(name: string, edit: (inspect: Inspect) => void): () => void {
   const inspect = structuredClone(byName(name).original);
   edit(inspect);
-  return () => refuseUnmovable(inspect, new Map());
+  return () => refuseUnmovable(inspect);
 }
 
 describe('what cannot be kept', () => {

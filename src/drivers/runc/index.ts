@@ -1,7 +1,6 @@
-import { mkdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { criuFailure } from '#src/checkpoint/errors.ts';
-import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
 import type {
   CheckpointRequest,
   CreatedService,
@@ -14,13 +13,15 @@ import type {
   ServiceState,
   ServiceSummary,
 } from '../contract.ts';
-import { freezerOf, isFrozen, poll, processesOf, waitUntilUntraced } from '../oci/cgroup.ts';
-import { dumpFrozen, logOf, waitForDumps } from '../oci/dump.ts';
+import { type Freezer, freezerOf, isFrozen, poll, processesOf, setFrozen, waitUntilUntraced } from '../oci/cgroup.ts';
+import { dumpFrozen, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
 import { exists } from '../oci/files.ts';
 import { killFrozen, requireAllFrozen } from '../oci/frozen.ts';
+import { hasDescriptors, PreparedRestores } from '../oci/prepared.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
-import { requireProgram, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import { initPid, requireProgram, RUNC_ROOT, runcVersion, waitsToBegin } from '../oci/runtime.ts';
+import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import {
   canCreate,
@@ -34,9 +35,12 @@ import {
 } from './bundle.ts';
 import { changeRunc, listBundles, runcState, runPiped } from './cli.ts';
 import { logPath, networkPath, parseConfig, refuseUnmovable, rootfsOf, specificationOf, treesOf } from './describe.ts';
-import { type CreateRecord, createRecordSchema, descriptorsSchema, handleSchema, type RuncHandle } from './schema.ts';
+import { notRunning, readHandle, unknown } from './errors.ts';
+import { launch, writeSettings } from './restore.ts';
+import { type CreateRecord, createRecordSchema, type RuncHandle } from './schema.ts';
 
 const UNTRACED_LIMIT_MS = 60_000;
+const FREEZE_LIMIT_MS = 10_000;
 const THAW_LIMIT_MS = 5000;
 /** Milliseconds that a program has to end after SIGTERM, as engines give it. */
 const STOP_LIMIT_MS = 10_000;
@@ -46,10 +50,14 @@ const START_LIMIT_MS = 60_000;
 export class RuncDriver implements Driver {
   readonly engine = 'runc';
   readonly #area: RestoreArea;
+  readonly #prepared: PreparedRestores;
+  readonly #throttle: Throttle;
   readonly #records: CreateRecords<CreateRecord>;
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
+    this.#prepared = new PreparedRestores(this.#area);
+    this.#throttle = new Throttle(options.runDir);
     this.#records = new CreateRecords(options.stateDir, 'runc', createRecordSchema);
   }
 
@@ -119,12 +127,23 @@ export class RuncDriver implements Driver {
 
   async state(handle: string): Promise<ServiceState> {
     const known = readHandle(handle);
+    const freezer = await this.#freezerSeen(known.id);
+    if (freezer !== undefined && (await isFrozen(freezer))) {
+      return (await this.#area.exists(known.id)) ? 'restored' : 'frozen';
+    }
+    if (freezer !== undefined && !(await waitsToBegin(RUNC_ROOT, known.id))) return 'running';
     const state = await runcState(known.id);
     if (state !== undefined) return await this.#stateOf(known.id, state.status, state.pid);
     if (!(await exists(join(known.bundle, 'config.json')))) return 'absent';
     // A bundle without processes: made for a migration that has not brought them yet, or left by a host that went down.
     const record = known.key === undefined ? undefined : await this.#records.read(known.key);
     return record === undefined ? 'stopped' : 'created';
+  }
+
+  /** From the kernel and runc's own records: runc's answer takes ten milliseconds, and a service may stand still. */
+  async #freezerSeen(id: string): Promise<Freezer | undefined> {
+    const pid = await initPid(RUNC_ROOT, id);
+    return pid === undefined ? undefined : await freezerOf(pid);
   }
 
   async #stateOf(id: string, status: string, pid: number): Promise<ServiceState> {
@@ -137,8 +156,7 @@ export class RuncDriver implements Driver {
   }
 
   async processes(handle: string): Promise<number[]> {
-    const state = await runcState(readHandle(handle).id);
-    const freezer = state === undefined || state.pid === 0 ? undefined : await freezerOf(state.pid);
+    const freezer = await this.#freezerSeen(readHandle(handle).id);
     return freezer === undefined ? [] : await processesOf(freezer);
   }
 
@@ -155,6 +173,10 @@ export class RuncDriver implements Driver {
   /** A bundle has no image: its root file system travels as a tree. */
   hasImage(): Promise<boolean> {
     return Promise.resolve(true);
+  }
+
+  imageLayers(): Promise<string[]> {
+    return Promise.resolve([]);
   }
 
   exportImage(): Promise<void> {
@@ -178,24 +200,48 @@ export class RuncDriver implements Driver {
     const state = await this.state(handle);
     if (state === 'frozen') return;
     if (state !== 'running') throw notRunning(id, state);
-    await changeRunc(['pause', id], `freeze ${id}`);
+    const freezer = await this.#freezerSeen(id);
+    if (freezer !== undefined && (await setFrozen(freezer, true, FREEZE_LIMIT_MS))) return;
+    throw new UmsError('UMS_E_ENGINE', { message: `${id} could not be frozen`, fault: 'source' });
   }
 
   async thaw(handle: string): Promise<void> {
     const { id } = readHandle(handle);
     await waitForDumps(id, UNTRACED_LIMIT_MS);
+    await this.#throttle.set(id, [], undefined);
     const state = await this.state(handle);
     if (state === 'running') return;
     if (state !== 'frozen') throw notRunning(id, state);
     await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
-    await changeRunc(['resume', id], `thaw ${id}`);
+    const freezer = await this.#freezerSeen(id);
+    if (freezer !== undefined && (await setFrozen(freezer, false, THAW_LIMIT_MS))) return;
+    throw new UmsError('UMS_E_ENGINE', { message: `${id} could not be thawed`, fault: 'source' });
+  }
+
+  async prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void> {
+    const { id } = readHandle(handle);
+    const state = await this.state(handle);
+    if (state !== 'running' && state !== 'frozen') throw notRunning(id, state);
+    await prepareDump(RUNC_ROOT, id, request);
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
     const { id } = readHandle(handle);
     const state = await this.state(handle);
     if (state !== 'frozen') throw notRunning(id, state);
-    await dumpFrozen(RUNC_ROOT, id, request);
+    await this.#throttle.set(id, [], undefined);
+    await dumpFrozen(RUNC_ROOT, id, request, await this.processes(handle));
+  }
+
+  async prepareRestore(handle: string, request: RestoreRequest): Promise<void> {
+    const { id, bundle } = readHandle(handle);
+    if (await this.#prepared.has(id, request)) return;
+    const state = await this.state(handle);
+    if (state !== 'created') throw notRunning(id, state);
+    await this.#prepared.giveUp(id);
+    if (!(await hasDescriptors(request))) return;
+    await writeSettings(this.#area, { id, bundle, request }, true);
+    await this.#prepared.start(id, request, () => launch(this.#area, { id, bundle, request }));
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
@@ -203,37 +249,12 @@ export class RuncDriver implements Driver {
     const state = await this.state(handle);
     if (state === 'restored') return;
     if (state !== 'created') throw notRunning(id, state);
-    const config = parseConfig(await readFile(join(bundle, 'config.json'), 'utf8'), bundle);
-    const network = config.linux.namespaces.find((namespace) => namespace.type === 'network');
-    await this.#area.prepare({
-      id,
-      runc: await requireProgram('runc'),
-      imagesDir: request.imagesDir,
-      workDir: request.workDir,
-      ownNetwork: network !== undefined && networkPath(config) === undefined,
-    });
-    await mkdir(request.workDir, { recursive: true });
-    const log = join(request.workDir, 'runc.log');
-    const args = ['--root', RUNC_ROOT, '--log', log, 'create', '--bundle', bundle, id];
-    try {
-      await this.#launch(this.#area.wrapper(id), args, bundle, request);
-    } catch (error) {
-      if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
-      const cause = new UmsError('UMS_E_CHILD', {
-        message: toUmsError(error).message,
-        fault: 'ums',
-        detail: (await logOf(request.workDir, 'runc.log')).slice(-4000),
-      });
-      throw criuFailure('UMS_E_RESTORE', await logOf(request.workDir, 'restore.log'), cause);
+    if (!(await this.#prepared.has(id, request)) || !(await this.#prepared.finish(id))) {
+      await this.#prepared.giveUp(id);
+      await writeSettings(this.#area, { id, bundle, request }, false);
+      await launch(this.#area, { id, bundle, request });
     }
-    await requireAllFrozen((await runcState(id))?.pid ?? 0, request.workDir);
-  }
-
-  async #launch(command: string, args: readonly string[], bundle: string, request: RestoreRequest): Promise<void> {
-    const text = await readFile(join(request.imagesDir, 'descriptors.json'), 'utf8');
-    const piped = descriptorsSchema.parse(JSON.parse(text)).some((target) => target.startsWith('pipe:'));
-    // Without pipes the descriptors were files inside the container or its /dev/null, which CRIU opens itself.
-    await runPiped(command, args, piped ? logPath(bundle) : '/dev/null', request.timeout_ms);
+    await requireAllFrozen((await initPid(RUNC_ROOT, id)) ?? 0, request.workDir);
   }
 
   async resume(handle: string): Promise<void> {
@@ -241,8 +262,8 @@ export class RuncDriver implements Driver {
     const state = await this.state(handle);
     if (state === 'running') return;
     if (state !== 'restored') throw notRunning(id, state);
-    await changeRunc(['resume', id], `let ${id} run`);
-    if (await poll(async () => (await this.state(handle)) === 'running', THAW_LIMIT_MS, 20)) return;
+    const freezer = await this.#freezerSeen(id);
+    if (freezer !== undefined && (await setFrozen(freezer, false, THAW_LIMIT_MS))) return;
     throw new UmsError('UMS_E_RESTORE', {
       message: `${id} was let go but does not run`,
       fault: 'destination',
@@ -250,8 +271,14 @@ export class RuncDriver implements Driver {
     });
   }
 
+  async throttle(handle: string, share: number | undefined): Promise<boolean> {
+    return await this.#throttle.set(readHandle(handle).id, await this.processes(handle), share);
+  }
+
   async remove(handle: string, options: { volumes: boolean }): Promise<void> {
     const known = readHandle(handle);
+    giveUpDump(known.id);
+    await this.#throttle.set(known.id, [], undefined);
     if (known.key === undefined) {
       await this.#delete(handle);
       await this.#area.remove(known.id);
@@ -264,6 +291,7 @@ export class RuncDriver implements Driver {
       if (record !== undefined) await undoBundle(this.#records, known.key, record);
       return;
     }
+    await this.#prepared.giveUp(known.id);
     await this.#delete(handle);
     await this.#area.remove(known.id);
     await undoBundle(this.#records, known.key, record);
@@ -300,6 +328,7 @@ export class RuncDriver implements Driver {
     const state = await this.state(handle);
     if (state === 'stopped') return;
     if (state !== 'frozen') throw notRunning(id, state);
+    giveUpDump(id);
     await this.#kill(handle, (await runcState(id))?.pid ?? 0);
   }
 
@@ -343,40 +372,4 @@ export class RuncDriver implements Driver {
 
 export function createRuncDriver(options: DriverOptions): Driver {
   return new RuncDriver(options);
-}
-
-function readHandle(text: string): RuncHandle {
-  try {
-    return handleSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_INTERNAL', {
-      message: 'The journal holds a runc handle that this version cannot read',
-      fault: 'ums',
-      detail: text.slice(0, 1000),
-      cause: error,
-    });
-  }
-}
-
-function unknown(reference: string, candidates: readonly string[]): UmsError {
-  if (candidates.length > 1) {
-    return new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
-      message: `${reference} fits ${candidates.length} runc containers`,
-      fault: 'user',
-      mend: `Use more of the id: ${candidates.slice(0, 5).join(', ')}`,
-    });
-  }
-  return new UmsError('UMS_E_SERVICE_UNKNOWN', {
-    message: `runc has no container ${reference} that is not another engine's`,
-    fault: 'user',
-    mend: 'See `ums ls` for what runs here.',
-  });
-}
-
-function notRunning(id: string, state: ServiceState): UmsError {
-  return new UmsError(state === 'stopped' || state === 'absent' ? 'UMS_E_SERVICE_GONE' : 'UMS_E_SERVICE_NOT_RUNNING', {
-    message: `${id} is ${state}, so this cannot be done with it`,
-    fault: 'service',
-    mend: `Start it and try again.`,
-  });
 }

@@ -24,6 +24,8 @@ export class PeerStream extends Duplex {
 
   constructor(socket: TLSSocket, reader: ByteReader, options: PeerStreamOptions) {
     super({ allowHalfOpen: true, writableHighWaterMark: IN_FLIGHT_LIMIT_BYTES });
+    // Opened ahead of its use, it may fail or be cancelled before anybody listens; whoever uses it then finds it ended.
+    this.on('error', () => undefined);
     this.#socket = socket;
     this.#peer = options.peer;
     this.#body = new BodyReader(reader, { digest: false });

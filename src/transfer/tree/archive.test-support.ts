@@ -24,12 +24,14 @@ export function archive(members: readonly Member[], options: { ended?: boolean }
 
 export function stream(head: Partial<Head>, body: Buffer, deletions: readonly BytePath[] = []): Buffer {
   const defaults: Head = {
-    version: 1,
+    version: 2,
     kind: 'plain',
     full: false,
     entries: 10,
     deletions: deletions.length,
     sockets: 0,
+    directories: 0,
+    patches: 0,
   };
   return Buffer.concat([...encodeHeader({ ...defaults, ...head }, deletions, []), body]);
 }

@@ -47,6 +47,11 @@ export class ByteReader {
     return chunk;
   }
 
+  /** True when everything has been read and nothing more comes. */
+  async isAtEnd(): Promise<boolean> {
+    return this.#chunk.length === 0 && !(await this.#pull());
+  }
+
   /** Tells the source that nothing more is wanted. */
   async close(): Promise<void> {
     await this.#source.return?.();

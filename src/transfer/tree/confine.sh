@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs one step of receiving a tree where nothing but that tree can be written:
 #
-#   unshare --mount --net --ipc --pid --fork --kill-child sh confine.sh TARGET remove|empty|extract [tar's options]
+#   unshare --mount --net --ipc --pid --fork --kill-child sh confine.sh TARGET apply|empty|extract [program, tar's options]
 #
 # The root directory becomes an empty file system in memory with the system's programs (read-only) and TARGET at /tree,
 # so that no name, symbolic link or hard link in the tree or in the stream leads anywhere else. All mounts are of this
@@ -45,16 +45,10 @@ case $step in
   empty)
     exec find . -xdev -mindepth 1 -delete
     ;;
-  remove)
-    # Nothing is removed before the list is complete: a cut-off last path would name something else.
-    cat >/list
-    if [ "$(tail -z -n 1 /list | tr -d '\0')" != 'end of list' ]; then
-      echo 'the list of deletions was cut off' >&2
-      exit 3
-    fi
-    head -z -n -1 /list >/paths
-    # --arg-file, as xargs would open /dev/null for the standard input that it reads otherwise.
-    exec xargs -0 -r --arg-file=/paths rm -rf --one-file-system --
+  apply)
+    # The program came as an argument, as its file lies outside of what can be seen here.
+    printf '%s' "$1" >/apply.pl
+    exec perl /apply.pl
     ;;
   extract)
     exec tar --extract --file=- "$@"

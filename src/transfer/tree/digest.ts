@@ -2,9 +2,9 @@ import { createHash, type Hash } from 'node:crypto';
 import type { BytePath } from './paths.ts';
 import { toText } from './paths.ts';
 import { scanTree } from './scan.ts';
-import { pack, snapshotPath } from './send.ts';
+import { pack } from './send.ts';
 import { TYPE } from './snapshot.ts';
-import { type TarEntry, TarParser } from './tar-parser.ts';
+import { snapshotPath, type TarEntry, TarParser } from './tar-parser.ts';
 
 export interface TreeDigest {
   /** SHA-256 over every entry's metadata and content. */

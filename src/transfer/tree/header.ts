@@ -6,17 +6,21 @@ import { type BytePath, fromBytes, PATH_LIMIT_BYTES, pathProblem, toBytes } from
  * What precedes tar's bytes in a pass:
  *
  *   "ums-tree"  u32 n, n bytes of JSON (headSchema)
- *   deletions × (u32 n, n bytes of path)
- *   sockets   × (u32 mode, u32 uid, u32 gid, u32 n, n bytes of path)
+ *   deletions   × (u32 n, n bytes of path)
+ *   sockets     × (u32 mode, u32 uid, u32 gid, u32 n, n bytes of path)
+ *   directories × (u32 n, n bytes of head): their owner, mode and times, set when all else is done
+ *   patches     × (u32 n, n bytes of head, pieces of the file): see patch.ts
  *
  * Numbers are little-endian. With `entries` 0 nothing follows.
  */
 const MAGIC = Buffer.from('ums-tree', 'latin1');
 const HEAD_LIMIT_BYTES = 4096;
-export const HEADER_VERSION = 1;
+export const HEADER_VERSION = 2;
 /** The other side keeps the list of deletions in memory while it is complete: at most this much. */
 export const DELETIONS_LIMIT_BYTES = 256 * 1024 * 1024;
 export const SOCKETS_LIMIT = 100_000;
+/** Those that CRIU may make something in, which are a handful. */
+export const DIRECTORIES_LIMIT = 256;
 /** Size of the pieces in which a header is sent. */
 const PIECE_BYTES = 256 * 1024;
 
@@ -30,6 +34,9 @@ const headSchema = z.strictObject({
   entries: count,
   deletions: count,
   sockets: z.number().int().min(0).max(SOCKETS_LIMIT),
+  directories: z.number().int().min(0).max(DIRECTORIES_LIMIT),
+  /** Files of which the other side holds an earlier version, and gets what is different. */
+  patches: count,
 });
 export type Head = z.infer<typeof headSchema>;
 
@@ -46,6 +53,7 @@ export function* encodeHeader(
   head: Head,
   deletions: Iterable<BytePath>,
   sockets: Iterable<SocketEntry>,
+  directories: Iterable<Buffer> = [],
 ): Generator<Buffer, void, undefined> {
   const json = Buffer.from(JSON.stringify(head), 'utf8');
   let pieces: Buffer[] = [MAGIC, u32(json.length), json];
@@ -65,6 +73,10 @@ export function* encodeHeader(
   }
   for (const { path, mode, uid, gid } of sockets) {
     const whole = add(u32(mode), u32(uid), u32(gid), u32(path.length), toBytes(path));
+    if (whole !== undefined) yield whole;
+  }
+  for (const directory of directories) {
+    const whole = add(u32(directory.length), directory);
     if (whole !== undefined) yield whole;
   }
   if (size > 0) yield Buffer.concat(pieces, size);
@@ -87,17 +99,17 @@ export async function readHead(reader: ByteReader): Promise<Head> {
   return head.data;
 }
 
-/** The deletions of a pass as the bytes that go to the confined remover: "./path" and a NUL for each. */
+/** The deletions of a pass as the bytes that go to the confined remover: the path and a NUL for each. */
 export async function* readDeletions(reader: ByteReader, head: Head): AsyncGenerator<Buffer, void, undefined> {
   let total = 0;
   let batch: string[] = [];
   let batchSize = 0;
   for (let index = 0; index < head.deletions; index += 1) {
     const path = await readPath(reader);
-    total += path.length + 3;
+    total += path.length + 1;
     if (total > DELETIONS_LIMIT_BYTES) throw malformed('lists too many deletions');
-    batch.push(`./${path}\0`);
-    batchSize += path.length + 3;
+    batch.push(`${path}\0`);
+    batchSize += path.length + 1;
     if (batchSize >= PIECE_BYTES) {
       yield Buffer.from(batch.join(''), 'latin1');
       batch = [];
@@ -125,7 +137,7 @@ async function readPath(reader: ByteReader): Promise<BytePath> {
   return path;
 }
 
-function u32(value: number): Buffer {
+export function u32(value: number): Buffer {
   const bytes = Buffer.allocUnsafe(4);
   bytes.writeUInt32LE(value);
   return bytes;

@@ -43,7 +43,7 @@ test('an unchanged tree needs nothing', () => {
       for (const step of round) tree.apply(step);
       const before = tree.snapshot();
       const plan = planPass(tree.snapshot(), before, none, none);
-      expect(plan).toEqual({ full: false, send: [], sockets: [], deletions: [] });
+      expect(plan).toEqual({ full: false, send: [], sockets: [], patches: [], deletions: [] });
     }),
   );
 });

@@ -2,14 +2,16 @@ import { randomBytes } from 'node:crypto';
 import { realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { Applier, APPLY_PROGRAM } from './applier.ts';
 import { ByteReader, malformed } from './byte-reader.ts';
 import { StreamingChild } from './child.ts';
 import { type Head, readDeletions, readHead, readSockets } from './header.ts';
+import { readPatchHead, readPieces } from './patch.ts';
 import { pathProblem, toText } from './paths.ts';
-import { snapshotPath, type TreeLocation } from './send.ts';
+import type { TreeLocation } from './send.ts';
 import { makeSocket } from './sockets.ts';
 import { isSummary, judge, unpackingArguments } from './tar.ts';
-import { type TarEntry, TarParser } from './tar-parser.ts';
+import { snapshotPath, type TarEntry, TarParser } from './tar-parser.ts';
 
 export interface ReceiveOptions {
   /** Bytes of the stream; entries of the archive, deletions and sockets together. */
@@ -27,31 +29,111 @@ export interface ReceiveResult {
 const SCRIPT = fileURLToPath(new URL('./confine.sh', import.meta.url));
 
 /**
- * Applies one pass to a directory. The same pass may be applied again, whole or after it broke off in the middle.
- * The order matters: deletions make way for entries of another type, sockets are made before tar sets the times of the
- * directories that hold them.
+ * Receives passes into one directory. The same pass may be applied again, whole or after it broke off in the middle.
+ * The order matters: deletions make way for entries of another type, sockets and parts of files are there before tar
+ * sets the times of the directories that hold them.
  */
+export class TreeReceiver {
+  readonly #tree: TreeLocation;
+  #applier: Applier | undefined;
+  #extract: StreamingChild | undefined;
+  #isChecked = false;
+
+  constructor(tree: TreeLocation) {
+    this.#tree = tree;
+  }
+
+  /** Starts the programs that the next pass may need, so that it does not wait for them. */
+  async prepare(): Promise<void> {
+    await this.#check();
+    this.#extract ??= confine(this.#tree.path, 'extract', unpackingArguments());
+    this.#applier ??= startApplier(this.#tree.path);
+    await this.#applier.done();
+  }
+
+  async receive(body: AsyncIterable<Uint8Array>, options: ReceiveOptions): Promise<ReceiveResult> {
+    const reader = new ByteReader(body, options.limits.bytes);
+    const abort = (): void => this.#kill();
+    options.signal?.addEventListener('abort', abort, { once: true });
+    try {
+      options.signal?.throwIfAborted();
+      await this.#check();
+      return await this.#receive(reader, options);
+    } catch (error) {
+      this.#kill();
+      options.signal?.throwIfAborted();
+      throw error;
+    } finally {
+      options.signal?.removeEventListener('abort', abort);
+      await reader.close();
+    }
+  }
+
+  /** Ends the programs that wait; resolves when they are gone. */
+  async close(): Promise<void> {
+    const [extract, applier] = [this.#extract, this.#applier];
+    this.#kill();
+    await Promise.all([extract?.end(), applier?.close()]);
+  }
+
+  async #check(): Promise<void> {
+    if (!this.#isChecked) await refuseSystemDirectory(this.#tree.path);
+    this.#isChecked = true;
+  }
+
+  #kill(): void {
+    this.#extract?.kill();
+    this.#applier?.kill();
+    this.#extract = undefined;
+    this.#applier = undefined;
+  }
+
+  async #receive(reader: ByteReader, options: ReceiveOptions): Promise<ReceiveResult> {
+    const { path } = this.#tree;
+    const head = await readHead(reader);
+    checkHead(head, this.#tree, options.limits.entries);
+    if (head.full) await emptyTree(path, options.signal);
+    const needsApplier = head.deletions + head.directories + head.patches > 0;
+    const applier = needsApplier ? (this.#applier ??= startApplier(path)) : undefined;
+    if (applier !== undefined && head.deletions > 0) await removePaths(applier, readDeletions(reader, head));
+    const key = randomBytes(6).toString('hex');
+    for await (const socket of readSockets(reader, head)) {
+      options.signal?.throwIfAborted();
+      await makeSocket(path, socket, key);
+    }
+    const directories: Buffer[] = [];
+    while (directories.length < head.directories) directories.push((await readPatchHead(reader, true)).bytes);
+    if (applier !== undefined) await patchFiles(applier, reader, head.patches, options);
+    const entries = await this.#unpack(reader, head, options);
+    if (applier !== undefined) {
+      for (const directory of directories) await applier.send('m', directory);
+      await applier.done();
+    }
+    return { bytes: reader.consumed, files: entries + head.sockets + head.patches, deletions: head.deletions };
+  }
+
+  async #unpack(reader: ByteReader, head: Head, options: ReceiveOptions): Promise<number> {
+    if (head.entries === 0) {
+      if ((await reader.next()) !== undefined) throw malformed('goes on after its end');
+      return 0;
+    }
+    const child = this.#extract ?? confine(this.#tree.path, 'extract', unpackingArguments());
+    this.#extract = undefined;
+    return await extract(child, reader, head, options);
+  }
+}
+
+/** Receives one pass. */
 export async function receiveTree(
   tree: TreeLocation,
   body: AsyncIterable<Uint8Array>,
   options: ReceiveOptions,
 ): Promise<ReceiveResult> {
-  const reader = new ByteReader(body, options.limits.bytes);
+  const receiver = new TreeReceiver(tree);
   try {
-    await refuseSystemDirectory(tree.path);
-    const head = await readHead(reader);
-    checkHead(head, tree, options.limits.entries);
-    if (head.full) await emptyTree(tree.path, options.signal);
-    if (head.deletions > 0) await removePaths(tree.path, readDeletions(reader, head), options.signal);
-    const key = randomBytes(6).toString('hex');
-    for await (const socket of readSockets(reader, head)) {
-      options.signal?.throwIfAborted();
-      await makeSocket(tree.path, socket, key);
-    }
-    const entries = await extract(tree.path, reader, head, options);
-    return { bytes: reader.consumed, files: entries + head.sockets, deletions: head.deletions };
+    return await receiver.receive(body, options);
   } finally {
-    await reader.close();
+    await receiver.close();
   }
 }
 
@@ -108,7 +190,7 @@ export async function refuseSystemDirectory(path: string): Promise<void> {
 
 function checkHead(head: Head, tree: TreeLocation, limit: number): void {
   if (head.kind !== tree.kind) throw malformed(`is of the kind ${head.kind}, not ${tree.kind}`);
-  const total = head.entries + head.deletions + head.sockets;
+  const total = head.entries + head.deletions + head.sockets + head.directories + head.patches;
   if (total > limit) throw malformed(`announces ${total} entries, more than the ${limit} agreed on`);
 }
 
@@ -119,6 +201,10 @@ function confine(target: string, step: string, args: readonly string[], signal?:
     signal,
     isHarmless: isSummary,
   });
+}
+
+function startApplier(target: string): Applier {
+  return new Applier(confine(target, 'apply', [APPLY_PROGRAM]));
 }
 
 /** Ends a confined step: reads its (empty) output away, waits, and throws what it complained about. */
@@ -135,31 +221,37 @@ async function emptyTree(target: string, signal: AbortSignal | undefined): Promi
   await finish(confine(target, 'empty', [], signal), 'emptying the directory', signal);
 }
 
-async function removePaths(
-  target: string,
-  lists: AsyncIterable<Uint8Array>,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const child = confine(target, 'remove', [], signal);
-  let isWhole = false;
-  try {
-    for await (const list of lists) if (!(await child.write(list))) break;
-    await child.write(Buffer.from('end of list\0'));
-    await finish(child, 'removing deleted files', signal);
-    isWhole = true;
-  } finally {
-    if (!isWhole) child.kill();
-  }
+/** Nothing is removed before the list is complete. */
+async function removePaths(applier: Applier, lists: AsyncIterable<Uint8Array>): Promise<void> {
+  for await (const list of lists) await applier.send('d', list);
+  await applier.send('x');
+  // tar may be about to make what a deletion makes room for.
+  await applier.done();
 }
 
-async function extract(target: string, reader: ByteReader, head: Head, options: ReceiveOptions): Promise<number> {
-  if (head.entries === 0) {
-    if ((await reader.next()) !== undefined) throw malformed('goes on after its end');
-    return 0;
+async function patchFiles(applier: Applier, reader: ByteReader, count: number, options: ReceiveOptions): Promise<void> {
+  for (let patch = 0; patch < count; patch += 1) {
+    const { bytes, size } = await readPatchHead(reader, false);
+    await applier.send('f', bytes);
+    for await (const piece of readPieces(reader, size)) {
+      await applier.send('b', piece);
+      options.onBytes?.(piece.length);
+    }
+    await applier.send('c');
   }
+  await applier.done();
+}
+
+async function extract(
+  child: StreamingChild,
+  reader: ByteReader,
+  head: Head,
+  options: ReceiveOptions,
+): Promise<number> {
   const gate = new Gate(head.entries);
-  const child = confine(target, 'extract', unpackingArguments(), options.signal);
   child.output.resume();
+  const abort = (): void => child.kill();
+  options.signal?.addEventListener('abort', abort, { once: true });
   let isWhole = false;
   try {
     let isReading = true;
@@ -176,6 +268,7 @@ async function extract(target: string, reader: ByteReader, head: Head, options: 
     isWhole = true;
     return gate.entries;
   } finally {
+    options.signal?.removeEventListener('abort', abort);
     if (!isWhole) {
       child.kill();
       await child.end();

@@ -1,8 +1,9 @@
 import { type BigIntStats, lstatSync, readdirSync, readFileSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { type BytePath, fromText, join, toBytes, toText } from './paths.ts';
-import { Snapshot } from './snapshot.ts';
+import type { DumpView } from './dump-view.ts';
+import { type BytePath, fromText, join, nameOf, toBytes, toText } from './paths.ts';
+import { NONE, Snapshot } from './snapshot.ts';
 
 /** See Snapshot for the memory that this many entries take. */
 export const ENTRY_LIMIT = 5_000_000;
@@ -14,9 +15,20 @@ const SLICE_MS = 8;
 const VANISHED = new Set(['ENOENT', 'ENOTDIR', 'ESTALE', 'ELOOP']);
 
 export interface ScanOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
+  /** The walk before this one: directories that are as they were are not listed again. */
+  since?: Snapshot | undefined;
+  /** How some directories were when CRIU's dump had not begun. */
+  view?: DumpView | undefined;
   /** For tests; ENTRY_LIMIT otherwise. */
   maxEntries?: number;
+}
+
+interface Waiting {
+  path: BytePath;
+  parent: number;
+  /** Its entry in the snapshot before. */
+  earlier: number;
 }
 
 /**
@@ -24,45 +36,102 @@ export interface ScanOptions {
  * directory before what is below it. What vanishes meanwhile is left out.
  */
 export async function scanTree(root: string, options: ScanOptions = {}): Promise<Snapshot> {
-  const limit = options.maxEntries ?? ENTRY_LIMIT;
-  const snapshot = new Snapshot(BigInt(Date.now()) * 1_000_000n);
-  const base = fromText(root);
-  const rootStats = inspect(base);
-  if (rootStats === undefined || !rootStats.isDirectory()) {
-    throw new UmsError('UMS_E_TRANSFER', {
-      message: `${root} is not a directory, so its files cannot be sent`,
-      fault: 'source',
-      mend: 'Check that the service and its volumes still exist.',
-    });
-  }
-  const mounts = mountsBelow(base);
-  // Paths that wait for their turn, the next one last. Bounded by `limit`, as every one becomes an entry or vanishes.
-  const waiting: BytePath[] = [''];
+  const walk = new Walk(root, options);
   let sliceEnds = performance.now() + SLICE_MS;
-  for (let path = waiting.pop(); path !== undefined; path = waiting.pop()) {
-    if (performance.now() > sliceEnds) {
-      await setImmediate();
-      options.signal?.throwIfAborted();
-      sliceEnds = performance.now() + SLICE_MS;
+  while (walk.step()) {
+    if (performance.now() <= sliceEnds) continue;
+    await setImmediate();
+    options.signal?.throwIfAborted();
+    sliceEnds = performance.now() + SLICE_MS;
+  }
+  return walk.snapshot;
+}
+
+class Walk {
+  readonly snapshot: Snapshot;
+  readonly #root: string;
+  readonly #base: BytePath;
+  readonly #rootStats: BigIntStats;
+  readonly #mounts: ReadonlySet<BytePath>;
+  readonly #since: Snapshot | undefined;
+  readonly #view: DumpView | undefined;
+  readonly #limit: number;
+  /** What waits for its turn, the next one last. Bounded by the limit, as every one becomes an entry or vanishes. */
+  readonly #waiting: Waiting[] = [];
+
+  constructor(root: string, options: ScanOptions) {
+    this.#root = root;
+    this.#base = fromText(root);
+    this.#limit = options.maxEntries ?? ENTRY_LIMIT;
+    this.#view = options.view;
+    this.snapshot = new Snapshot(BigInt(Date.now()) * 1_000_000n, options.since);
+    const rootStats = this.#inspect('');
+    if (rootStats === undefined || !rootStats.isDirectory()) {
+      throw new UmsError('UMS_E_TRANSFER', {
+        message: `${root} is not a directory, so its files cannot be sent`,
+        fault: 'source',
+        mend: 'Check that the service and its volumes still exist.',
+      });
     }
-    const full = path === '' ? base : `${base}/${path}`;
-    const stats = path === '' ? rootStats : inspect(full);
-    if (stats === undefined) continue;
+    this.#rootStats = rootStats;
+    this.#mounts = mountsBelow(this.#base);
+    for (const point of this.#mounts) this.snapshot.mountPoints.add(point);
+    this.#since = options.since;
+    this.#waiting.push({ path: '', parent: NONE, earlier: options.since === undefined ? NONE : 0 });
+  }
+
+  /** One entry; false when there is none left. */
+  step(): boolean {
+    const next = this.#waiting.pop();
+    if (next === undefined) return false;
+    const { path, parent, earlier } = next;
+    const stats = path === '' ? this.#rootStats : this.#inspect(path);
+    if (stats === undefined) return true;
     const isDirectory = stats.isDirectory();
     // Overlay gives files of different layers different device numbers, so only a directory's number shows a boundary.
-    if (path !== '' && (mounts.has(full) || (isDirectory && stats.dev !== rootStats.dev))) {
-      snapshot.mounts.push(path);
+    const isBoundary = isDirectory && stats.dev !== this.#rootStats.dev;
+    if (path !== '' && (isBoundary || (this.#mounts.size > 0 && this.#mounts.has(`${this.#base}/${path}`)))) {
+      this.snapshot.mounts.push(path);
       // The engine makes a missing file to mount on; an empty directory in its place keeps the shape of the tree.
-      if (isDirectory) snapshot.add(path, stats);
-      continue;
+      if (isDirectory) this.snapshot.add(path, stats, parent, earlier);
+      return true;
     }
-    snapshot.add(path, stats);
-    if (!isDirectory) continue;
-    const names = list(full);
-    if (snapshot.count + waiting.length + names.length > limit) throw tooMany(root, limit);
-    for (const name of names) waiting.push(join(path, name));
+    const entry = this.snapshot.add(path, stats, parent, earlier);
+    if (isDirectory) this.#enter(path, entry, earlier);
+    return true;
   }
-  return snapshot;
+
+  #enter(path: BytePath, entry: number, earlier: number): void {
+    const before = earlier === NONE ? undefined : this.#since;
+    const children = before === undefined ? [] : [...before.children(earlier)].toReversed();
+    if (before !== undefined && this.#isListedIn(before, entry)) {
+      for (const child of children) this.#waiting.push({ path: before.pathAt(child), parent: entry, earlier: child });
+      return;
+    }
+    const names = this.#view?.names(path) ?? list(this.#full(path));
+    if (this.snapshot.count + this.#waiting.length + names.length > this.#limit) {
+      throw tooMany(this.#root, this.#limit);
+    }
+    const known = new Map(children.map((child) => [nameOf(before?.pathAt(child) ?? ''), child]));
+    for (const name of names) {
+      this.#waiting.push({ path: join(path, name), parent: entry, earlier: known.get(name) ?? NONE });
+    }
+  }
+
+  /** Whoever adds, removes or renames in a directory moves its times; a mount on an entry does not. */
+  #isListedIn(before: Snapshot, entry: number): boolean {
+    if (this.snapshot.isChangedSince(before, entry)) return false;
+    const known = before.mountPoints;
+    return this.#mounts.size === known.size && [...this.#mounts].every((point) => known.has(point));
+  }
+
+  #full(path: BytePath): BytePath {
+    return path === '' ? this.#base : `${this.#base}/${path}`;
+  }
+
+  #inspect(path: BytePath): BigIntStats | undefined {
+    return this.#view?.stats(path) ?? inspect(this.#full(path));
+  }
 }
 
 function tooMany(root: string, limit: number): UmsError {
@@ -73,7 +142,7 @@ function tooMany(root: string, limit: number): UmsError {
   });
 }
 
-function inspect(full: BytePath): BigIntStats | undefined {
+export function inspect(full: BytePath): BigIntStats | undefined {
   try {
     return lstatSync(toBytes(full), { bigint: true });
   } catch (error) {
@@ -82,9 +151,9 @@ function inspect(full: BytePath): BigIntStats | undefined {
 }
 
 /** Names in a directory in reverse byte order, so that a stack gives them back in byte order. */
-function list(full: BytePath): BytePath[] {
+export function list(full: BytePath): BytePath[] {
   try {
-    const names = readdirSync(toBytes(full), { encoding: 'buffer' }).map((name) => name.toString('latin1'));
+    const names = readdirSync(toBytes(full), { encoding: 'latin1' });
     return names.sort((left, right) => (left < right ? 1 : left > right ? -1 : 0));
   } catch (error) {
     ignoreVanished(error, full);
@@ -107,7 +176,7 @@ function ignoreVanished(error: unknown, full: BytePath): undefined {
 function mountsBelow(base: BytePath): Set<BytePath> {
   const found = new Set<BytePath>();
   for (const line of readFileSync('/proc/self/mountinfo', 'latin1').split('\n')) {
-    const escaped = line.split(' ')[4];
+    const escaped = line.split(' ', 5)[4];
     if (escaped === undefined) continue;
     const point = escaped.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8)));
     if (point.startsWith(`${base}/`)) found.add(point);

@@ -1,13 +1,18 @@
 import { UmsError } from '#src/telemetry/errors.ts';
+import type { BlockStore } from './blocks.ts';
 import { StreamingChild } from './child.ts';
+import { Delivery } from './delivery.ts';
+import type { Facts } from './facts.ts';
 import { encodeHeader, HEADER_VERSION, type SocketEntry, SOCKETS_LIMIT } from './header.ts';
-import { type BytePath, toText } from './paths.ts';
+import type { DumpView } from './dump-view.ts';
+import { encodePatchHead, NO_ATTRIBUTES } from './patch.ts';
+import type { BytePath } from './paths.ts';
 import { attributeSuspects, type PassPlan, planPass } from './plan.ts';
 import { scanTree } from './scan.ts';
+import { patchHead, sendParts } from './send-parts.ts';
 import type { Snapshot } from './snapshot.ts';
-import { TYPE } from './snapshot.ts';
 import { isHarmlessWhileLive, isSummary, judge, packingArguments } from './tar.ts';
-import { type TarEntry, TarParser } from './tar-parser.ts';
+import { snapshotPath, TarParser } from './tar-parser.ts';
 
 /** Where a tree lies on this host; a driver's Tree is one. */
 export interface TreeLocation {
@@ -19,11 +24,17 @@ export interface TreeLocation {
 export interface SendOptions {
   tree: TreeLocation;
   /** What the other side holds already; without it everything goes and the other side empties its directory first. */
-  since?: Snapshot;
+  since?: Snapshot | undefined;
   /** Files ("dev:ino") whose times cannot be trusted: see sharedWritableMappings. */
   alwaysDirty?: ReadonlySet<string>;
   /** The service still runs: files that change while they are read are no failure, they go again in the next pass. */
   live: boolean;
+  /** What some directories were before CRIU's dump began; then the pass may run beside the dump. */
+  view?: DumpView | undefined;
+  /** Digests of large files that the other side holds, and what reads extended attributes: with both, parts are sent. */
+  parts?: { store: BlockStore; facts: Facts } | undefined;
+  /** Programs that wait for work, for a pass of a frozen service. */
+  ready?: ReadyPacks | undefined;
   signal?: AbortSignal;
   onBytes?: (bytes: number) => void;
 }
@@ -61,15 +72,25 @@ export class TreeSending {
       options.onBytes?.(chunk.length);
       return chunk;
     };
-    const snapshot = await scanTree(options.tree.path, options.signal === undefined ? {} : { signal: options.signal });
+    const { since, view, signal } = options;
+    const snapshot = await scanTree(options.tree.path, { since, view, signal });
     const rebuilt = await directoriesToRebuild(options, snapshot);
-    const plan = planPass(snapshot, options.since, options.alwaysDirty ?? new Set(), rebuilt);
-    carryAttributes(snapshot, options.since);
-    for (const chunk of header(options.tree, snapshot, plan)) yield count(chunk);
-    const delivery = new Delivery(snapshot, plan);
+    const { store } = options.parts ?? {};
+    const canPatch = (path: BytePath): boolean => store?.get(path) !== undefined;
+    const plan = planPass(snapshot, since, options.alwaysDirty ?? new Set(), rebuilt, canPatch);
+    carryAttributes(snapshot, since);
+    snapshot.release();
+    for (const chunk of header(options.tree, snapshot, plan, view)) yield count(chunk);
+    if (options.parts !== undefined) {
+      const settings = { ...options.parts, root: options.tree.path, live: options.live, signal };
+      for (const entry of plan.patches) {
+        for await (const chunk of sendParts(settings, snapshot, entry)) yield count(chunk);
+      }
+    }
+    const delivery = new Delivery(snapshot, plan, view, store);
     if (plan.send.length > 0) {
       const names = plan.send.map((entry) => snapshot.pathAt(entry));
-      const settings = { sparse: true, live: options.live, signal: options.signal };
+      const settings = { sparse: true, live: options.live, signal, ready: options.ready, view };
       for await (const chunk of pack(options.tree.path, names, settings)) {
         // tar fills its last block up with zeros that nobody needs.
         const used = delivery.parser.push(chunk);
@@ -77,7 +98,8 @@ export class TreeSending {
       }
       delivery.close(options.live);
     }
-    const files = delivery.delivered + plan.sockets.length;
+    store?.keep((path) => snapshot.index.has(path));
+    const files = delivery.delivered + plan.sockets.length + plan.patches.length;
     this.#result = { snapshot, bytes, files, deletions: plan.deletions.length };
   }
 }
@@ -90,6 +112,38 @@ interface PackSettings {
   sparse: boolean;
   live: boolean;
   signal: AbortSignal | undefined;
+  ready?: ReadyPacks | undefined;
+  view?: DumpView | undefined;
+}
+
+/** Programs that were started before they are needed and wait for the names of what they are to read. */
+export class ReadyPacks {
+  readonly #root: string;
+  readonly #children: StreamingChild[] = [];
+
+  constructor(root: string) {
+    this.#root = root;
+  }
+
+  prepare(count: number): void {
+    const settings = { sparse: true, live: false, signal: undefined };
+    while (this.#children.length < count) this.#children.push(startPack(this.#root, settings));
+  }
+
+  take(): StreamingChild | undefined {
+    return this.#children.pop();
+  }
+
+  close(): void {
+    for (const child of this.#children.splice(0)) child.kill();
+  }
+}
+
+function startPack(root: string, settings: PackSettings): StreamingChild {
+  return new StreamingChild('tar', packingArguments(root, settings), {
+    signal: settings.signal,
+    isHarmless: settings.live ? isHarmlessWhileLive : isSummary,
+  });
 }
 
 /** tar's own output for these entries of a tree. It is killed when its reader stops early. */
@@ -99,10 +153,9 @@ export async function* pack(
   settings: PackSettings,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   settings.signal?.throwIfAborted();
-  const child = new StreamingChild('tar', packingArguments(root, settings), {
-    signal: settings.signal,
-    isHarmless: settings.live ? isHarmlessWhileLive : isSummary,
-  });
+  const child = settings.ready?.take() ?? startPack(root, settings);
+  const abort = (): void => child.kill();
+  settings.signal?.addEventListener('abort', abort, { once: true });
   let isWhole = false;
   try {
     const feeding = feedNames(child, names);
@@ -114,12 +167,21 @@ export async function* pack(
     const end = await child.end();
     settings.signal?.throwIfAborted();
     // Live, its exit codes 1 (changed) and 2 (vanished) tell nothing that its complaints do not tell better.
-    const failure = judge(end, 'reading the files of the service', 'source', settings.live ? [0, 1, 2] : [0]);
+    const okCodes = settings.live ? [0, 1, 2] : settings.view === undefined ? [0] : [0, 1];
+    const complaints = end.complaints.filter((line) => !isOfTheDump(line, settings.view));
+    const failure = judge({ ...end, complaints }, 'reading the files of the service', 'source', okCodes);
     if (failure !== undefined) throw failure;
     isWhole = true;
   } finally {
+    settings.signal?.removeEventListener('abort', abort);
     if (!isWhole) child.kill();
   }
+}
+
+/** CRIU's own directory came or went while tar read the one that holds it; its times are set right afterwards. */
+function isOfTheDump(line: string, view: DumpView | undefined): boolean {
+  const path = /^tar: \.\/?(.*): file changed as we read it$/.exec(line)?.[1];
+  return path !== undefined && view?.stats(path) !== undefined;
 }
 
 const NAMES_BATCH = 512;
@@ -137,7 +199,7 @@ async function feedNames(child: StreamingChild, names: Iterable<BytePath>): Prom
   child.closeInput();
 }
 
-function header(tree: TreeLocation, snapshot: Snapshot, plan: PassPlan): Iterable<Buffer> {
+function header(tree: TreeLocation, snapshot: Snapshot, plan: PassPlan, view: DumpView | undefined): Iterable<Buffer> {
   if (plan.sockets.length > SOCKETS_LIMIT) {
     throw new UmsError('UMS_E_TRANSFER', {
       message: `${tree.path} holds more than ${SOCKETS_LIMIT} unix sockets`,
@@ -151,6 +213,10 @@ function header(tree: TreeLocation, snapshot: Snapshot, plan: PassPlan): Iterabl
     uid: Number(snapshot.get(entry, 'uid')),
     gid: Number(snapshot.get(entry, 'gid')),
   }));
+  // What tar says of these may be CRIU's doing, so they are set right afterwards.
+  const directories = plan.send
+    .filter((entry) => view?.stats(snapshot.pathAt(entry)) !== undefined)
+    .map((entry) => encodePatchHead(patchHead(snapshot, entry, NO_ATTRIBUTES)));
   const head = {
     version: HEADER_VERSION,
     kind: tree.kind,
@@ -158,65 +224,15 @@ function header(tree: TreeLocation, snapshot: Snapshot, plan: PassPlan): Iterabl
     entries: plan.send.length,
     deletions: plan.deletions.length,
     sockets: sockets.length,
+    directories: directories.length,
+    patches: plan.patches.length,
   } as const;
-  return encodeHeader(head, plan.deletions, sockets);
-}
-
-/** The path of an entry as the snapshot has it. */
-export function snapshotPath(entry: TarEntry): BytePath {
-  const path = entry.path.endsWith('/') ? entry.path.slice(0, -1) : entry.path;
-  return path === '.' ? '' : path.startsWith('./') ? path.slice(2) : path;
-}
-
-/** Compares what tar wrote with what the walk saw, so that whatever did not go as seen goes again. */
-class Delivery {
-  readonly parser: TarParser;
-  delivered = 0;
-  readonly #snapshot: Snapshot;
-  readonly #missing: Set<number>;
-
-  constructor(snapshot: Snapshot, plan: PassPlan) {
-    this.#snapshot = snapshot;
-    this.#missing = new Set(plan.send);
-    this.parser = new TarParser({ entry: (entry) => this.#see(entry) });
-  }
-
-  /** Call at the end of tar's output. */
-  close(isLive: boolean): void {
-    if (!this.parser.ended) {
-      throw new UmsError('UMS_E_TRANSFER', { message: 'tar ended before its archive did', fault: 'source' });
-    }
-    const [first] = this.#missing;
-    if (first !== undefined && !isLive) {
-      throw new UmsError('UMS_E_TRANSFER', {
-        message: `${toText(this.#snapshot.pathAt(first))} changed although the service is frozen`,
-        fault: 'source',
-        mend: 'Find what else writes to the files of the service: a process outside of it, or another service.',
-      });
-    }
-    for (const entry of this.#missing) this.#snapshot.stale.add(entry);
-  }
-
-  #see(seen: TarEntry): void {
-    this.delivered += 1;
-    const path = snapshotPath(seen);
-    const entry = this.#snapshot.index.get(path);
-    if (entry === undefined) return;
-    if (this.#snapshot.type(entry) === TYPE.directory) {
-      if (seen.attributes.size > 0) this.#snapshot.attributes.set(path, [...seen.attributes.keys()]);
-      else this.#snapshot.attributes.delete(path);
-    }
-    const isFile = seen.type === '0';
-    const same =
-      seen.mtimeNs === this.#snapshot.get(entry, 'mtimeNs') &&
-      BigInt(seen.mode) === (this.#snapshot.get(entry, 'mode') & 0o7777n) &&
-      (!isFile || seen.size === this.#snapshot.get(entry, 'size'));
-    if (same) this.#missing.delete(entry);
-  }
+  return encodeHeader(head, plan.deletions, sockets, directories);
 }
 
 function carryAttributes(snapshot: Snapshot, before: Snapshot | undefined): void {
-  for (const [path, names] of before?.attributes ?? []) {
+  if (before === undefined || before.attributes.size === 0) return;
+  for (const [path, names] of before.attributes) {
     if (snapshot.index.has(path)) snapshot.attributes.set(path, names);
   }
 }
@@ -227,13 +243,14 @@ function carryAttributes(snapshot: Snapshot, before: Snapshot | undefined): void
  */
 async function directoriesToRebuild(options: SendOptions, snapshot: Snapshot): Promise<Set<BytePath>> {
   const rebuilt = new Set<BytePath>();
-  if (options.since === undefined) return rebuilt;
+  if (options.since === undefined || options.since.attributes.size === 0) return rebuilt;
   // The tree's own directory cannot be removed; an attribute that it lost stays at the other side.
   const suspects = attributeSuspects(snapshot, options.since).filter((path) => path !== '');
   if (suspects.length === 0) return rebuilt;
   const present = new Map<BytePath, ReadonlyMap<string, string>>();
   const parser = new TarParser({ entry: (entry) => present.set(snapshotPath(entry), entry.attributes) });
-  const settings = { sparse: false, live: options.live, signal: options.signal };
+  const { live, ready, view } = options;
+  const settings = { sparse: false, live, signal: options.signal, ready, view };
   for await (const chunk of pack(options.tree.path, suspects, settings)) parser.push(chunk);
   for (const path of suspects) {
     const names = present.get(path);

@@ -18,6 +18,8 @@ export interface TarEntry {
   mtimeNs: bigint;
   target: BytePath;
   device: string;
+  /** Its content begins with a map of the parts that are no holes. */
+  isSparse: boolean;
   /** Extended attributes and ACLs by the key that tar uses, like "SCHILY.xattr.user.name". */
   attributes: ReadonlyMap<string, string>;
 }
@@ -149,6 +151,7 @@ function describe(block: Buffer, type: string, storedSize: number, records: Map<
     gid: Number(number('gid', 116, 8)),
     size: realSize === undefined ? BigInt(storedSize) : decimal(realSize),
     mtimeNs: mtime === undefined ? octal(block, 136, 12) * 1_000_000_000n : nanoseconds(mtime),
+    isSparse: records.get('GNU.sparse.major') === '1',
     target: records.get('linkpath') ?? text(block, 157, 100),
     device: type === '3' || type === '4' ? `${octal(block, 329, 8)}:${octal(block, 337, 8)}` : '',
     attributes,
@@ -219,4 +222,10 @@ function nanoseconds(written: string): bigint {
   if (parts === null) throw malformed('has a time that cannot be read');
   const whole = BigInt(parts[2] ?? '0') * 1_000_000_000n + BigInt((parts[3] ?? '').padEnd(9, '0').slice(0, 9));
   return parts[1] === '-' ? -whole : whole;
+}
+
+/** The path of an entry as the snapshot has it. */
+export function snapshotPath(entry: TarEntry): BytePath {
+  const path = entry.path.endsWith('/') ? entry.path.slice(0, -1) : entry.path;
+  return path === '.' ? '' : path.startsWith('./') ? path.slice(2) : path;
 }

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { z } from 'zod';
 import { createDrivers } from '#src/drivers/registry.ts';
@@ -6,7 +7,8 @@ import { toUmsError } from '#src/telemetry/errors.ts';
 
 /**
  * One call of a driver, inside a host: `node driver-command.ts ENGINE METHOD [JSON]`. The answer is one line of JSON,
- * {"value": …} or {"error": …}.
+ * {"value": …} or {"error": …}. What is prepared ends with its agent, or goes on without it: `preparedCheckpoint` and
+ * `preparedRestore` are both calls in one process; the second says `{"prepared": true}` and waits for a line of input.
  */
 const [engineName, method, argumentText] = z
   .tuple([z.enum(['podman', 'runc']), z.string(), z.string().default('[]')])
@@ -17,8 +19,15 @@ const args = z.array(z.unknown()).parse(JSON.parse(argumentText));
 const text = (at: number): string => z.string().parse(args[at]);
 const specification = () => specificationSchema.parse(args[0]);
 const never = new AbortController().signal;
-const restore = z.object({ imagesDir: z.string(), workDir: z.string(), timeout_ms: z.number() });
-const checkpoint = restore.extend({ pageServer: z.object({ address: z.string(), port: z.number() }) });
+const restore = z.object({
+  imagesDir: z.string(),
+  workDir: z.string(),
+  timeout_ms: z.number(),
+  lazy: z.literal(true).exactOptional(),
+});
+const checkpoint = restore.extend({
+  pageServer: z.object({ address: z.string(), port: z.number() }).exactOptional(),
+});
 
 const METHODS: Record<string, () => Promise<unknown>> = {
   list: () => driver.list(),
@@ -31,6 +40,23 @@ const METHODS: Record<string, () => Promise<unknown>> = {
   freeze: () => driver.freeze(text(0)),
   thaw: () => driver.thaw(text(0)),
   checkpoint: () => driver.checkpoint(text(0), checkpoint.parse(args[1])),
+  prepareCheckpoint: () => driver.prepareCheckpoint(text(0), checkpoint.parse(args[1])),
+  prepareRestore: () => driver.prepareRestore(text(0), restore.parse(args[1])),
+  throttle: () => driver.throttle(text(0), z.number().nullish().parse(args[1]) ?? undefined),
+  preparedCheckpoint: async () => {
+    const request = checkpoint.parse(args[1]);
+    await driver.prepareCheckpoint(text(0), request);
+    await driver.freeze(text(0));
+    await driver.checkpoint(text(0), request);
+  },
+  preparedRestore: async () => {
+    const request = restore.parse(args[1]);
+    await driver.prepareRestore(text(0), request);
+    process.stdout.write('{"prepared":true}\n');
+    await once(process.stdin, 'data');
+    process.stdin.destroy();
+    await driver.restore(text(0), request);
+  },
   restore: () => driver.restore(text(0), restore.parse(args[1])),
   resume: () => driver.resume(text(0)),
   remove: () => driver.remove(text(0), z.object({ volumes: z.boolean() }).parse(args[1])),
@@ -47,6 +73,8 @@ try {
   const call = METHODS[method];
   if (call === undefined) throw new Error(`no method ${method}`);
   process.stdout.write(`${JSON.stringify({ value: (await call()) ?? null })}\n`);
+  // As an agent that is killed: what it has prepared does not keep it.
+  if (method === 'prepareCheckpoint' || method === 'prepareRestore') process.exit(0);
 } catch (error) {
   process.stdout.write(`${JSON.stringify({ error: toUmsError(error).toReport() })}\n`);
 }

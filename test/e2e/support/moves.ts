@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { agentRequest } from '#lab/agents.ts';
 import type { Host } from '#lab/host.ts';
+import { PATIENCE } from '#lab/patience.ts';
 import { type Migration, migrationEventSchema, migrationSchema } from '#src/coordination/schema.ts';
 import type { MigrationState, Role } from '#src/coordination/states.ts';
 
@@ -10,7 +11,7 @@ import type { MigrationState, Role } from '#src/coordination/states.ts';
 const POLL_MS = 50;
 
 export async function until<T>(what: string, limit_ms: number, probe: () => Promise<T | undefined>): Promise<T> {
-  const end = Date.now() + limit_ms;
+  const end = Date.now() + limit_ms * PATIENCE;
   let last: unknown = 'nothing yet';
   while (Date.now() < end) {
     try {
@@ -21,7 +22,9 @@ export async function until<T>(what: string, limit_ms: number, probe: () => Prom
     }
     await sleep(POLL_MS);
   }
-  throw new Error(`${what}: not within ${limit_ms} ms (last: ${last instanceof Error ? last.message : String(last)})`);
+  throw new Error(
+    `${what}: not within ${limit_ms * PATIENCE} ms (last: ${last instanceof Error ? last.message : String(last)})`,
+  );
 }
 
 export async function migrate(from: Host, service: string, to: string, options: object = {}): Promise<Migration> {

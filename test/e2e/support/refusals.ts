@@ -28,10 +28,14 @@ export interface Attempt {
 
 /** `ums migrate … --json` on the host itself. */
 export async function attempt(host: Host, service: string, to: string, more: readonly string[] = []): Promise<Attempt> {
-  const { stdout, stderr, exitCode } = await host.exec('ums', ['migrate', service, '--to', to, '--json', ...more], {
-    timeout_ms: ATTEMPT_LIMIT_MS,
-    okExitCodes: EXITS,
-  });
+  const { stdout, stderr, exitCode } = await host.exec(
+    'ums',
+    ['migrate', service, '--to', to, '--technique', 'cold', '--json', ...more],
+    {
+      timeout_ms: ATTEMPT_LIMIT_MS,
+      okExitCodes: EXITS,
+    },
+  );
   const last = stdout.trim().split('\n').at(-1) ?? '';
   assert.notEqual(last, '', `ums migrate said nothing: ${stderr}`);
   return { exit: exitCode, result: resultSchema.parse(JSON.parse(last)) };

@@ -1,3 +1,5 @@
+import assert from 'node:assert/strict';
+import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import type { ConformanceDriver } from '#src/drivers/conformance.ts';
@@ -10,7 +12,11 @@ const COMMAND = '/opt/ums/app/test/e2e/support/driver-command.ts';
 const NODE = '/opt/ums/node/bin/node';
 const CALL_LIMIT_MS = 120_000;
 
-const answerSchema = z.union([z.object({ value: z.unknown() }), z.object({ error: errorReportSchema })]);
+const answerSchema = z.union([
+  z.object({ prepared: z.literal(true) }),
+  z.object({ value: z.unknown() }),
+  z.object({ error: errorReportSchema }),
+]);
 const stateSchema = z.enum(['absent', 'created', 'running', 'frozen', 'restored', 'stopped']);
 const summarySchema = z.object({
   engine: z.enum(['podman', 'runc']),
@@ -55,7 +61,24 @@ export class RemoteDriver implements ConformanceDriver {
     const { stdout } = await this.#host.exec(NODE, words, { timeout_ms: CALL_LIMIT_MS });
     const answer = answerSchema.parse(JSON.parse(stdout.trim().split('\n').at(-1) ?? ''));
     if ('error' in answer) throw UmsError.fromReport(answer.error);
-    return schema.parse(answer.value);
+    return schema.parse('value' in answer ? answer.value : undefined);
+  }
+
+  /** Prepares the restore and lets it go on when `between` is done, both in one process, as an agent does. */
+  async preparedRestore(handle: string, request: object, between: () => Promise<void>): Promise<void> {
+    const words = ['--disable-warning=ExperimentalWarning', COMMAND, this.#engine, 'preparedRestore'];
+    const child = this.#host.spawn(NODE, [...words, JSON.stringify([handle, request])], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    assert.ok(child.stdout !== null && child.stdin !== null);
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    const answer = async () => answerSchema.parse(JSON.parse(z.string().parse((await lines.next()).value)));
+    const first = await answer();
+    if ('error' in first) throw UmsError.fromReport(first.error);
+    await between();
+    child.stdin.end('go\n');
+    const last = await answer();
+    if ('error' in last) throw UmsError.fromReport(last.error);
   }
 
   async #do(method: string, ...args: unknown[]): Promise<void> {
@@ -73,6 +96,11 @@ export class RemoteDriver implements ConformanceDriver {
   freeze = (handle: string) => this.#do('freeze', handle);
   thaw = (handle: string) => this.#do('thaw', handle);
   checkpoint = (handle: string, request: object) => this.#do('checkpoint', handle, request);
+  prepareCheckpoint = (handle: string, request: object) => this.#do('prepareCheckpoint', handle, request);
+  preparedCheckpoint = (handle: string, request: object) => this.#do('preparedCheckpoint', handle, request);
+  prepareRestore = (handle: string, request: object) => this.#do('prepareRestore', handle, request);
+  throttle = (handle: string, share: number | undefined) =>
+    this.#call(z.boolean(), 'throttle', handle, ...(share === undefined ? [] : [share]));
   restore = (handle: string, request: object) => this.#do('restore', handle, request);
   resume = (handle: string) => this.#do('resume', handle);
   remove = (handle: string, options: { volumes: boolean }) => this.#do('remove', handle, options);

@@ -1,0 +1,41 @@
+# Reads the page store: SPACE.data holds page p at p * 4096, SPACE.state one byte a page, written after the data.
+package UMS::Store;
+use strict;
+use warnings;
+use UMS::Kernel;
+
+sub new {
+    my ($class, $directory, $space, $plan) = @_;
+    return bless { path => "$directory/$space", plan => $plan, addresses => [] }, $class;
+}
+
+# The files come into being with the first page.
+sub ready {
+    my ($self) = @_;
+    return 1 if defined $self->{state};
+    open(my $data, '<:raw', "$self->{path}.data") or return 0;
+    open(my $state, '<:raw', "$self->{path}.state") or return 0;
+    ($self->{data}, $self->{state}) = ($data, $state);
+    return 1;
+}
+
+# One character a page, from `first`: F final, Z final and all zeros, anything else not final. May be shorter than asked.
+sub states {
+    my ($self, $first, $count) = @_;
+    return '' unless $self->ready && sysseek($self->{state}, $first, 0);
+    my $got = sysread($self->{state}, my $bytes, $count);
+    die "$self->{path}.state: $!\n" unless defined $got;
+    # Two low bits: 2 is final. 4: all zeros. 8 says something that matters to the store only.
+    $bytes =~ tr/\x02\x0a\x06\x0e\x00-\xff/FFZZ\-/;
+    return $bytes;
+}
+
+# Address of a page's content in this process.
+sub address {
+    my ($self, $range, $page) = @_;
+    my ($first, $count) = @{ $self->{plan}[$range] };
+    my $base = $self->{addresses}[$range] //= map_file($self->{data}, $first * PAGE, $count * PAGE);
+    return $base + ($page - $first) * PAGE;
+}
+
+1;

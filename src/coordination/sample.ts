@@ -1,0 +1,101 @@
+import { hash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { deflateRawSync } from 'node:zlib';
+import { mappings, ProcessMemory } from '#src/checkpoint/memory/index.ts';
+import { countPages, intersectRanges, normaliseRanges, PAGE_BYTES, type PageRange } from '#src/transfer/pages/model.ts';
+
+/** Pages looked at, over all processes; their changes stand for those of all pages. */
+const SAMPLE_PAGES = 4096;
+/** Milliseconds after the first look at which the sample is looked at again. */
+const LOOKS_MS = [60, 240] as const;
+/** One in so many sampled pages is compressed, to see what compression would gain. */
+const COMPRESSED_EVERY = 64;
+
+/** What a short look at a running service says of its memory. */
+export interface MemorySample {
+  /** Bytes that a lazy restore can leave for later. */
+  present_bytes: number;
+  /** Share of them that are zero. */
+  zero_share: number;
+  /** Compressed size divided by size; 1 is incompressible. */
+  compress_ratio: number;
+  /** How many different bytes were written within each interval, by its length. */
+  changed: { elapsed_ms: number; bytes: number }[];
+}
+
+interface Sampled {
+  memory: ProcessMemory;
+  page: number;
+  digest: string;
+}
+
+/**
+ * Looks at some pages of every process now and a little later: which are zero, how they compress, and how many have
+ * changed. It only reads, so it disturbs nothing and may be done for a check that touches nothing.
+ */
+export async function sampleMemory(pids: readonly number[], signal: AbortSignal): Promise<MemorySample> {
+  const opened: ProcessMemory[] = [];
+  try {
+    const spaces: { memory: ProcessMemory; present: PageRange[] }[] = [];
+    for (const pid of pids) {
+      const memory = await ProcessMemory.open(pid);
+      opened.push(memory);
+      const lazy = normaliseRanges((await mappings(pid)).filter((mapping) => mapping.lazy));
+      spaces.push({ memory, present: intersectRanges(normaliseRanges(await memory.present(lazy)), lazy) });
+    }
+    return await look(spaces, signal);
+  } finally {
+    for (const memory of opened) memory.close();
+  }
+}
+
+async function look(
+  spaces: readonly { memory: ProcessMemory; present: PageRange[] }[],
+  signal: AbortSignal,
+): Promise<MemorySample> {
+  const total = spaces.reduce((sum, space) => sum + countPages(space.present), 0);
+  const page = Buffer.alloc(PAGE_BYTES);
+  const zero = Buffer.alloc(PAGE_BYTES);
+  const sample: Sampled[] = [];
+  let zeroes = 0;
+  let compressed = { raw: 0, packed: 0 };
+  const began = performance.now();
+  for (const { memory, present } of spaces) {
+    for (const number of spread(present, Math.ceil((SAMPLE_PAGES * countPages(present)) / Math.max(total, 1)))) {
+      if (memory.read(number, 1, page) !== 1) continue;
+      if (page.equals(zero)) zeroes += 1;
+      else if (sample.length % COMPRESSED_EVERY === 0) {
+        compressed = { raw: compressed.raw + PAGE_BYTES, packed: compressed.packed + deflateRawSync(page).length };
+      }
+      sample.push({ memory, page: number, digest: hash('sha1', page) });
+    }
+  }
+  const changed: MemorySample['changed'] = [];
+  for (const after_ms of LOOKS_MS) {
+    await sleep(Math.max(after_ms - (performance.now() - began), 1), undefined, { signal });
+    const elapsed_ms = performance.now() - began;
+    const different = sample.filter(
+      (one) => one.memory.read(one.page, 1, page) !== 1 || hash('sha1', page) !== one.digest,
+    );
+    const share = different.length / Math.max(sample.length, 1);
+    changed.push({ elapsed_ms, bytes: Math.round(share * total * PAGE_BYTES) });
+  }
+  return {
+    present_bytes: total * PAGE_BYTES,
+    zero_share: zeroes / Math.max(sample.length, 1),
+    compress_ratio: compressed.raw === 0 ? 1 : Math.min(compressed.packed / compressed.raw, 1),
+    changed,
+  };
+}
+
+/** `wanted` pages at even distances over all of the ranges. */
+function* spread(ranges: readonly PageRange[], wanted: number): Generator<number> {
+  const total = countPages(ranges);
+  const step = Math.max(total / Math.max(wanted, 1), 1);
+  let next = step / 2;
+  let passed = 0;
+  for (const { first, count } of ranges) {
+    for (; next < passed + count; next += step) yield first + Math.floor(next - passed);
+    passed += count;
+  }
+}

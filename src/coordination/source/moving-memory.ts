@@ -1,0 +1,389 @@
+import { hash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { lazyContents } from '#src/checkpoint/lazy/index.ts';
+import {
+  type DirtyTracker,
+  type FinalPages,
+  type Mapping,
+  mappings,
+  openTracker,
+  ProcessMemory,
+} from '#src/checkpoint/memory/index.ts';
+import type { RoundMeasurement } from '#src/decision/index.ts';
+import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
+import {
+  countPages,
+  intersectRanges,
+  normaliseRanges,
+  PAGE_BYTES,
+  type PageRange,
+  type SenderStats,
+  type SpaceContents,
+  type SpaceName,
+  subtractRanges,
+} from '#src/transfer/pages/model.ts';
+import type { PageCacheWriter } from '#src/transfer/pages/cache.ts';
+import { PageSender } from '#src/transfer/pages/sender.ts';
+import type { SagaContext } from '../context.ts';
+import type { Row } from '../journal.ts';
+import { writePageCache } from '../page-caches.ts';
+import type { MemoryReport } from '../schema.ts';
+
+/** Connections for bulk; one more carries control and what a process waits for. */
+const CONNECTIONS = 2;
+/** How long a broken link is retried before the commit; afterwards the source asks again for as long as it takes. */
+const RECONNECT_MS = 20_000;
+
+/** A process whose memory moves. */
+interface Moving {
+  readonly name: SpaceName;
+  readonly memory: ProcessMemory;
+}
+
+/**
+ * The source's side of a service's memory on its way: reads the processes, finds what changed, and sends it. CRIU has
+ * no part in this; it only says, by its dump, which pages there must be in the end.
+ */
+export class MovingMemory {
+  readonly #tracker: DirtyTracker;
+  readonly #context: SagaContext;
+  readonly #row: Row;
+  readonly #sender: PageSender;
+  readonly #cache: PageCacheWriter | undefined;
+  readonly #moving = new Map<number, Moving>();
+  readonly #closed = new AbortController();
+  /** Final pages that have been handed to the sender, by space. */
+  readonly #queued = new Map<SpaceName, PageRange[]>();
+  #final: Promise<void>[] = [];
+  #sealed: Promise<void> | undefined;
+  readonly #released = Promise.withResolvers<void>();
+  #rounds = 0;
+  #looked_ms: number | undefined;
+  #failure: UmsError | undefined;
+
+  private constructor(
+    context: SagaContext,
+    row: Row,
+    sender: PageSender,
+    tracker: DirtyTracker,
+    cache: PageCacheWriter | undefined,
+  ) {
+    this.#cache = cache;
+    this.#context = context;
+    this.#row = row;
+    this.#sender = sender;
+    this.#tracker = tracker;
+  }
+
+  static async open(context: SagaContext, row: Row, signal: AbortSignal): Promise<MovingMemory> {
+    const closing = new AbortController();
+    const abort = () => closing.abort(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+    try {
+      const driver = context.driver(row.engine);
+      const cache = await writePageCache(context, row.service_uid);
+      const sender = await startSender(context, row, cache, closing.signal);
+      // The service is held still for the instant in which soft-dirty bits are read and cleared.
+      // Without rounds it attaches to nothing, and only lists what is there in the end.
+      const tracker = await openTracker({
+        pause: () => driver.freeze(row.handle),
+        unpause: () => driver.thaw(row.handle),
+      });
+      const moving = new MovingMemory(context, row, sender, tracker, cache);
+      moving.#closed.signal.addEventListener('abort', () => closing.abort(moving.#closed.signal.reason), {
+        once: true,
+      });
+      return moving;
+    } finally {
+      signal.removeEventListener('abort', abort);
+    }
+  }
+
+  get trackerKind(): DirtyTracker['kind'] {
+    return this.#tracker.kind;
+  }
+
+  /** Why written pages are not found in one of the better ways. */
+  get fallback(): string | undefined {
+    return this.#tracker.fallback;
+  }
+
+  stats(): SenderStats {
+    return this.#sender.stats();
+  }
+
+  /** How many processes the service had when it was last looked at. */
+  get processes(): number {
+    return this.#moving.size;
+  }
+
+  /** Why the rest of the memory cannot be sent, once that is so. */
+  failure(): UmsError | undefined {
+    return this.#failure;
+  }
+
+  /** Copies what changed since the last round, all of it in the first, which is 0. */
+  async round(number: number, cpu_share: number, signal: AbortSignal): Promise<RoundMeasurement> {
+    const pids = await this.#processes();
+    const before = this.#sender.stats();
+    const looked_ms = performance.now();
+    const interval_ms = this.#looked_ms === undefined ? 0 : looked_ms - this.#looked_ms;
+    this.#looked_ms = looked_ms;
+    const found = await this.#tracker.round(pids, signal);
+    const scan_ms = performance.now() - looked_ms;
+    let present_pages = 0;
+    let changed_pages = 0;
+    const sent: Promise<unknown>[] = [];
+    for (const [pid, pages] of found) {
+      present_pages += pages.present_pages;
+      changed_pages += countPages(pages.changed);
+      const moving = await this.#open(pid).catch(unlessVanished);
+      if (moving === undefined) continue;
+      const { name } = moving;
+      if (pages.gone.length > 0) await this.#sender.forget(name, pages.gone);
+      const sending = this.#sender.send(name, pages.changed, 'live');
+      // Should another process fail first, nobody awaits this one: its failure must not count as unheard.
+      sending.catch(() => undefined);
+      sent.push(sending);
+    }
+    await unlessAborted(Promise.all(sent), signal);
+    this.#rounds += 1;
+    const { link_bytes_s, rtt_ms, ...after } = this.#sender.stats();
+    return {
+      round: number,
+      interval_ms,
+      elapsed_ms: performance.now() - looked_ms,
+      present_pages,
+      changed_pages,
+      sent: {
+        zero_bytes: after.zero_bytes - before.zero_bytes,
+        reference_bytes: after.reference_bytes - before.reference_bytes,
+        data_bytes: after.data_bytes - before.data_bytes,
+        wire_bytes: after.wire_bytes - before.wire_bytes,
+      },
+      link_bytes_s,
+      rtt_ms,
+      scan_ms,
+      cpu_share,
+    };
+  }
+
+  /** One more round right before the freeze, where there were any. */
+  async lastRound(signal: AbortSignal): Promise<void> {
+    if (this.#rounds > 0) await this.round(this.#rounds, 1, signal);
+  }
+
+  /**
+   * The service has just been frozen: finds what changed last and begins to send it. Resolves when CRIU may dump, which
+   * is before anything has arrived. Pages of executable mappings wait for `seal`: CRIU borrows one of them for a moment.
+   */
+  async freeze(): Promise<void> {
+    const pids = await this.#processes();
+    const found = await this.#tracker.final(pids);
+    const works: (() => Promise<void>)[] = [];
+    for (const [pid, pages] of found) {
+      const { name } = await this.#open(pid);
+      const maps = await mappings(pid);
+      works.push(() => this.#push(name, pages, maps));
+    }
+    // Begun together and awaited by `seal`; a failure meanwhile must not count as unheard.
+    this.#final = works.map((work) => work());
+    for (const work of this.#final) work.catch(() => undefined);
+  }
+
+  async #push(name: SpaceName, pages: FinalPages, maps: readonly Mapping[]): Promise<void> {
+    const executable = normaliseRanges(maps.filter((mapping) => mapping.executable).map(rangeOf));
+    const changed = subtractRanges(normaliseRanges(pages.changed), executable);
+    const rest = subtractRanges(normaliseRanges(pages.rest), executable);
+    this.#queued.set(name, normaliseRanges([...changed, ...rest]));
+    // Tells nearly everything with a few bytes, so it need not wait for anything.
+    const unchanged = pages.proof === 'unchanged' ? this.#sender.unchanged(name, rest) : undefined;
+    unchanged?.catch(() => undefined);
+    await this.#released.promise;
+    const sent = this.#sender.send(name, inOrderOfUse(changed, maps), 'final');
+    // It is awaited below; its failure may come before.
+    sent.catch(() => undefined);
+    const lacking = await (unchanged ?? this.#sender.confirm(name, rest));
+    if (lacking.length > 0) await this.#sender.send(name, lacking, 'final');
+    await sent;
+  }
+
+  /**
+   * Lets go of what `freeze` and `seal` have queued. Where the service runs before its memory has arrived, that is when it
+   * does: until then, reading and sending would only keep dump, images and restore from the processor and the link.
+   */
+  release(): void {
+    this.#released.resolve();
+  }
+
+  /**
+   * CRIU has dumped, so it is known which pages must be there in the end. Sends what `freeze` could not know of;
+   * `complete` then tells when the destination has everything.
+   */
+  async seal(imagesDir: string): Promise<void> {
+    const contents = await lazyContents(imagesDir);
+    this.#sealed = this.#noting(this.#finish(contents));
+  }
+
+  async #finish(contents: readonly SpaceContents[]): Promise<void> {
+    await this.#released.promise;
+    const late = contents.map(({ name, ranges }) =>
+      this.#sender.send(name, subtractRanges(normaliseRanges(ranges), this.#queued.get(name) ?? []), 'final'),
+    );
+    await Promise.all([...this.#final, ...late]);
+    await this.#sender.seal(contents);
+  }
+
+  /**
+   * After a restart of this agent while memory was still on its way: the processes are frozen here as they were, so
+   * every page is compared with what the destination has, and sent where it differs.
+   */
+  async resume(imagesDir: string): Promise<void> {
+    const contents = await lazyContents(imagesDir);
+    for (const pid of await this.#processes()) await this.#open(pid);
+    const rest = contents.map(async ({ name, ranges }) => {
+      const lacking = await this.#sender.confirm(name, ranges);
+      if (lacking.length > 0) await this.#sender.send(name, lacking, 'final');
+    });
+    this.#sealed = this.#noting(Promise.all(rest).then(() => this.#sender.seal(contents)));
+  }
+
+  /** Nobody waits for it while the service is being handed over, so its failure is kept for whoever asks later. */
+  #noting(sealed: Promise<void>): Promise<void> {
+    sealed.catch((error: unknown) => {
+      if (!this.#closed.signal.aborted) this.#failure = toUmsError(error);
+    });
+    return sealed;
+  }
+
+  /** Resolves when the destination has every page. */
+  complete(signal: AbortSignal): Promise<void> {
+    if (this.#sealed === undefined) throw new Error('nothing has been sealed yet');
+    return unlessAborted(this.#sealed, signal);
+  }
+
+  report(): MemoryReport {
+    const stats = this.#sender.stats();
+    return {
+      path: 'pages',
+      tracker: this.#rounds === 0 ? 'none' : this.#tracker.kind,
+      rounds: this.#rounds,
+      raw_bytes: stats.pages * PAGE_BYTES,
+      zero_bytes: stats.zero_bytes,
+      reference_bytes: stats.reference_bytes,
+      wire_bytes: stats.wire_bytes,
+      filling_ms: null,
+      faults: 0,
+      demands: stats.demands,
+    };
+  }
+
+  /** `moved`: everything has arrived, so the copies taken on the way are kept for when the service comes back. */
+  async close(moved = false): Promise<void> {
+    if (this.#closed.signal.aborted) return;
+    this.#closed.abort(new Error('the memory need not move any more'));
+    const ends: PromiseSettledResult<unknown>[] = await Promise.allSettled([
+      this.#sender.close(),
+      this.#tracker.close(),
+    ]);
+    // Only now, because until it is closed the sender may still add to it.
+    ends.push(...(await Promise.allSettled([moved ? this.#cache?.finish() : this.#cache?.discard()])));
+    for (const { memory } of this.#moving.values()) memory.close();
+    this.#moving.clear();
+    for (const end of ends) {
+      if (end.status === 'rejected')
+        this.#context.log.warn(
+          { migration: this.#row.id, err: toUmsError(end.reason) },
+          'the page path did not end well',
+        );
+    }
+  }
+
+  /** The service's processes now; spaces of those that have ended are dropped. */
+  async #processes(): Promise<number[]> {
+    const pids = await this.#context.driver(this.#row.engine).processes(this.#row.handle);
+    for (const [pid, { name, memory }] of this.#moving) {
+      // A pid may have been given to another process meanwhile.
+      if (pids.includes(pid) && memory.exists()) continue;
+      memory.close();
+      this.#moving.delete(pid);
+      this.#sender.removeSpace(name);
+    }
+    return pids;
+  }
+
+  async #open(pid: number): Promise<Moving> {
+    const known = this.#moving.get(pid);
+    if (known !== undefined) return known;
+    const name: SpaceName = `process:${await pidInside(pid)}`;
+    const memory = await ProcessMemory.open(pid);
+    const moving: Moving = { name, memory };
+    this.#sender.addSpace(name, memory);
+    this.#moving.set(pid, moving);
+    return moving;
+  }
+}
+
+function startSender(
+  context: SagaContext,
+  row: Row,
+  cache: PageCacheWriter | undefined,
+  signal: AbortSignal,
+): Promise<PageSender> {
+  return PageSender.start({
+    open: (index, opening) =>
+      context.peers.openDuplex(
+        row.destination,
+        { kind: 'memory', migration: row.id, index },
+        { signal: opening, onWire: (bytes) => context.journal.addWire(row.id, bytes) },
+      ),
+    connections: CONNECTIONS,
+    compression: 'auto',
+    reconnect_ms: RECONNECT_MS,
+    // The same after a restart of this agent, so that the receiver knows that it goes on.
+    session: hash('sha256', row.id).slice(0, 32),
+    cache,
+    ...(row.options.rateLimit_bytes_s === 0 ? {} : { rate_bytes_s: row.options.rateLimit_bytes_s }),
+    signal,
+  });
+}
+
+function rangeOf(mapping: Mapping): PageRange {
+  return { first: mapping.first, count: mapping.count };
+}
+
+/** Small mappings first: they hold what every part of a program uses, while big ones are mostly its data. */
+function inOrderOfUse(present: readonly PageRange[], maps: readonly Mapping[]): PageRange[] {
+  return maps
+    .filter((mapping) => mapping.lazy)
+    .toSorted((a, b) => a.count - b.count)
+    .flatMap((mapping) => intersectRanges([rangeOf(mapping)], present));
+}
+
+/** The process's id in the innermost namespace it lives in, which is CRIU's id of it (proc(5): NSpid). */
+async function pidInside(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8');
+  return Number(/^NSpid:.*?(\d+)$/m.exec(status)?.[1] ?? pid);
+}
+
+/** A process may end between being found and being looked at: then there is nothing of it to send. */
+function unlessVanished(error: unknown): undefined {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  if (code === 'ENOENT' || code === 'ESRCH') return undefined;
+  throw error;
+}
+
+/** The promise's result, unless the signal is faster. */
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  // Once aborted, nobody hears how the promise ends.
+  promise.catch(() => undefined);
+  signal.throwIfAborted();
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const onAbort = () => reject(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

@@ -1,0 +1,118 @@
+import {
+  decide,
+  type Decision,
+  type Goals,
+  outlook,
+  predictionSchema,
+  type Progress,
+  type RoundMeasurement,
+} from '#src/decision/index.ts';
+import { z } from 'zod';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { PAGE_BYTES } from '#src/transfer/pages/model.ts';
+import type { SagaContext } from '../context.ts';
+import { learntCosts } from '../forecast.ts';
+import type { Row } from '../journal.ts';
+import { planOf } from '../plan.ts';
+import type { MovingMemory } from './moving-memory.ts';
+
+/**
+ * Copies memory in rounds while the service runs, until freezing it is worth it: each round copies what was written
+ * during the one before. The policy decides after every round, and every decision is told with its reason.
+ */
+export async function copyRounds(
+  context: SagaContext,
+  row: Row,
+  signal: AbortSignal,
+  moving: MovingMemory,
+): Promise<void> {
+  const goals = goalsOf(row);
+  const rounds: RoundMeasurement[] = [];
+  const prior = looksSchema.parse(row.data['looks'] ?? []);
+  const costs = learntCosts(context, row.engine);
+  let cpu_share = 1;
+  // The policy ends by itself at max_rounds; this bound is for a policy that does not.
+  for (let at = 0; at <= goals.max_rounds; at += 1) {
+    const measured = await moving.round(at, cpu_share, signal);
+    rounds.push(measured);
+    const { technique } = planOf(context.journal.get(row.id));
+    const progress: Progress = {
+      technique: technique === 'hybrid' ? 'hybrid' : 'pre-copy',
+      rounds,
+      cpu_share,
+      prior,
+      situation: {
+        processes: moving.processes,
+        eager_pages: eagerPages(row),
+        tracker: moving.trackerKind,
+        file_change_bytes_s: 0,
+        costs,
+      },
+    };
+    const decision = decide(progress, goals);
+    tell(context, row, measured, decision, outlook(progress, goals).remaining_ms);
+    if (decision.action === 'freeze') return;
+    if (decision.action === 'stop') throw stalledFor(row, decision.why);
+    if (decision.action === 'post-copy') {
+      context.journal.merge(row.id, { plan: { ...planOf(row), technique: 'hybrid', why: decision.why } });
+      return;
+    }
+    if (decision.action === 'throttle') {
+      cpu_share = decision.cpu_share;
+      if (!(await context.driver(row.engine).throttle(row.handle, cpu_share))) {
+        throw stalledFor(row, 'Its control group has no control over processor time, so it cannot be slowed.');
+      }
+    }
+  }
+}
+
+export function goalsOf(row: Row): Goals {
+  const { maxDowntime_ms, maxRounds, onStall } = row.options;
+  return { max_downtime_ms: maxDowntime_ms, max_rounds: maxRounds, on_stall: onStall };
+}
+
+const looksSchema = z.array(z.object({ interval_ms: z.number(), changed_pages: z.int(), present_pages: z.int() }));
+
+/** Pages that CRIU itself carries, as the check saw them. */
+function eagerPages(row: Row): number {
+  const prediction = predictionSchema.safeParse(row.data['prediction']);
+  return prediction.success ? prediction.data.inputs.eager_pages : 0;
+}
+
+function tell(
+  context: SagaContext,
+  row: Row,
+  measured: RoundMeasurement,
+  decision: Decision,
+  remaining_ms: number,
+): void {
+  const { downtime_ms, dirty_pages } = decision.predicted;
+  const elapsed_ms = Math.max(measured.elapsed_ms, 1);
+  context.journal.emit(row.id, {
+    event: 'round',
+    round: measured.round + 1,
+    elapsed_ms,
+    present_bytes: bytes(measured.present_pages),
+    changed_bytes: bytes(measured.changed_pages),
+    wire_bytes: Math.round(measured.sent.wire_bytes),
+    link_bytes_s: measured.link_bytes_s,
+    dirty_bytes_s: (bytes(dirty_pages) / elapsed_ms) * 1000,
+    predicted_downtime_ms: downtime_ms,
+    predicted_total_ms: Date.now() - row.started_at + remaining_ms,
+    decision: decision.action,
+    why: decision.why,
+  });
+}
+
+function bytes(pages: number): number {
+  return Math.round(pages * PAGE_BYTES);
+}
+
+function stalledFor(row: Row, why: string): UmsError {
+  return new UmsError('UMS_E_STALLED', {
+    message: `${row.service} changes its memory faster than it can be copied. ${why}`,
+    fault: 'service',
+    state: `${row.service} runs on ${row.source} as before.`,
+    mend: 'Use --technique hybrid or post-copy, a larger --max-downtime, or move it when it does less.',
+  });
+}

@@ -1,0 +1,61 @@
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { isMissing } from '../oci/cgroup.ts';
+import { requireProgram } from '../oci/runtime.ts';
+import { change } from './cli.ts';
+
+const TOLD = fileURLToPath(new URL('runtime-told.sh', import.meta.url));
+
+/**
+ * Lets Podman write down what has already happened. A service is frozen and thawed by one write to its control group,
+ * because Podman takes sixty milliseconds for that; Podman must learn of it all the same, or it would let a user stop a
+ * service that is away. So `podman pause` and `podman unpause` are run afterwards, with a runtime that changes nothing
+ * and fails unless what Podman is about to write down is so.
+ */
+export class PodmanNotes {
+  readonly #directory: string;
+  #ready: Promise<string> | undefined;
+  readonly #telling = new Map<string, Promise<void>>();
+
+  constructor(runDir: string) {
+    this.#directory = join(runDir, 'podman-notes');
+  }
+
+  /** `word` is what has happened to the container. */
+  async write(id: string, word: 'pause' | 'unpause'): Promise<void> {
+    this.#ready ??= this.#prepare();
+    await change([word, id], { env: { CONTAINERS_CONF_OVERRIDE: await this.#ready } });
+  }
+
+  /** Has Podman told in the background. Who needs it to know waits for that, or tells it again. */
+  later(id: string, tell: () => Promise<void>): void {
+    const told = (this.#telling.get(id) ?? Promise.resolve()).catch(() => undefined).then(tell);
+    this.#telling.set(id, told);
+    const forget = () => {
+      if (this.#telling.get(id) === told) this.#telling.delete(id);
+    };
+    told.then(forget, forget);
+  }
+
+  /** Resolves when nothing is being told about the container any more, whether or not it was heard. */
+  async written(id: string): Promise<void> {
+    await this.#telling.get(id)?.catch(() => undefined);
+  }
+
+  async #prepare(): Promise<string> {
+    await mkdir(this.#directory, { recursive: true, mode: 0o700 });
+    await writeFile(join(this.#directory, 'runc'), await requireProgram('runc'), { mode: 0o600 });
+    const runtime = join(this.#directory, 'runtime');
+    await symlink(TOLD, runtime).catch((error: unknown) => {
+      if (!isThere(error)) throw error;
+    });
+    const override = join(this.#directory, 'override.conf');
+    await writeFile(override, `[engine.runtimes]\nrunc=[${JSON.stringify(runtime)}]\n`, { mode: 0o600 });
+    return override;
+  }
+}
+
+function isThere(error: unknown): boolean {
+  return !isMissing(error) && error instanceof Error && 'code' in error && error.code === 'EEXIST';
+}

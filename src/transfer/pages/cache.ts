@@ -1,0 +1,235 @@
+import { randomBytes } from 'node:crypto';
+import { closeSync, fstatSync } from 'node:fs';
+import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { PAGE_BYTES, pagesFailed } from './model.ts';
+import { isMissing, openPrivate, readAt } from './store-files.ts';
+
+/**
+ * Pages that a service had when it was moved, kept for a later move of the same service to this system: a directory with
+ * `pages` (content, one after the other), `hashes` (the xxh64 of each, 8 bytes little-endian) and `cache.json`. A hash
+ * only finds a page; that it is the right one is proved by the digest of the frame that names it.
+ */
+const VERSION = 1;
+export const CACHE_PAGES_MAX = 2 ** 22;
+const manifestSchema = z.object({ version: z.literal(VERSION), pages: z.int().min(0).max(CACHE_PAGES_MAX) });
+
+export class PageCache {
+  readonly hashes: BigUint64Array;
+  readonly #pages: number;
+
+  private constructor(hashes: BigUint64Array, pages: number) {
+    this.hashes = hashes;
+    this.#pages = pages;
+  }
+
+  /** The cache in `dir`; undefined where there is none, or none that can be used. */
+  static async open(dir: string): Promise<PageCache | undefined> {
+    let text: string;
+    try {
+      text = await readFile(join(dir, 'cache.json'), 'utf8');
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+    const manifest = manifestSchema.safeParse(parseJson(text));
+    if (!manifest.success) return undefined;
+    const raw = await readFile(join(dir, 'hashes'));
+    const pages = openPrivate(join(dir, 'pages'), false);
+    if (raw.length !== manifest.data.pages * 8 || fstatSync(pages).size !== manifest.data.pages * PAGE_BYTES) {
+      closeSync(pages);
+      return undefined;
+    }
+    const hashes = new BigUint64Array(manifest.data.pages);
+    new Uint8Array(hashes.buffer).set(raw);
+    return new PageCache(hashes, pages);
+  }
+
+  get pages(): number {
+    return this.hashes.length;
+  }
+
+  /** Pages from number `index` on; the caller keeps within `pages`. */
+  read(index: number, target: Buffer): void {
+    readAt(this.#pages, target, index * PAGE_BYTES);
+  }
+
+  close(): void {
+    closeSync(this.#pages);
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // A cache that cannot be read is no cache.
+    return undefined;
+  }
+}
+
+const BUFFER_PAGES = 256;
+const BUFFERS_MAX = 16;
+
+/**
+ * Writes such a cache from pages as they pass by. It never holds anybody up: where the disk is slower than the pages
+ * come, pages are left out. What is written replaces an older cache in one step, when it is finished.
+ */
+export class PageCacheWriter {
+  readonly #dir: string;
+  readonly #work: string;
+  readonly #file: FileHandle;
+  readonly #limit_pages: number;
+  readonly #seen: HashSet;
+  readonly #free: Buffer[] = [];
+  #current: Buffer | undefined;
+  #currentHashes: bigint[] = [];
+  #buffers = 0;
+  #hashes: BigUint64Array;
+  #written = 0;
+  #queue: Promise<void> = Promise.resolve();
+  #failure: unknown;
+
+  private constructor(dir: string, work: string, file: FileHandle, limit_pages: number) {
+    this.#dir = dir;
+    this.#work = work;
+    this.#file = file;
+    this.#limit_pages = limit_pages;
+    this.#seen = new HashSet(limit_pages);
+    this.#hashes = new BigUint64Array(Math.min(4096, limit_pages));
+  }
+
+  static async create(dir: string, limit_bytes: number): Promise<PageCacheWriter> {
+    await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
+    const work = `${dir}.new-${randomBytes(6).toString('hex')}`;
+    await mkdir(work, { mode: 0o700 });
+    const file = await open(join(work, 'pages'), 'wx', 0o600);
+    return new PageCacheWriter(dir, work, file, Math.min(CACHE_PAGES_MAX, Math.floor(limit_bytes / PAGE_BYTES)));
+  }
+
+  /** Whether pages are still taken. */
+  get open(): boolean {
+    return this.#failure === undefined && this.#seen.size < this.#limit_pages;
+  }
+
+  /** Takes copies of the pages in `content`. */
+  add(content: Buffer, pages: number, hashes: BigUint64Array): void {
+    for (let page = 0; page < pages && this.open; page += 1) {
+      const hash = hashes[page] ?? 0n;
+      const buffer = this.#room();
+      if (buffer === undefined) return;
+      if (!this.#seen.add(hash)) continue;
+      content.copy(buffer, this.#currentHashes.length * PAGE_BYTES, page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+      this.#currentHashes.push(hash);
+      if (this.#currentHashes.length === BUFFER_PAGES) this.#flush();
+    }
+  }
+
+  /** Makes what was taken the cache of `dir`. */
+  async finish(): Promise<number> {
+    this.#flush();
+    await this.#queue;
+    await this.#file.close();
+    if (this.#failure !== undefined) {
+      await this.discard();
+      throw pagesFailed('the cache of pages could not be written', 'source');
+    }
+    const hashes = this.#hashes.subarray(0, this.#written);
+    await writeFile(join(this.#work, 'hashes'), new Uint8Array(hashes.buffer, 0, hashes.byteLength), { mode: 0o600 });
+    const manifest = manifestSchema.parse({ version: VERSION, pages: this.#written });
+    await writeFile(join(this.#work, 'cache.json'), JSON.stringify(manifest), { mode: 0o600 });
+    const old = `${this.#work}.old`;
+    await rename(this.#dir, old).catch((error: unknown) => {
+      if (!isMissing(error)) throw error;
+    });
+    await rename(this.#work, this.#dir);
+    await rm(old, { recursive: true, force: true });
+    return this.#written;
+  }
+
+  /** Drops what was taken; an older cache stays as it is. */
+  async discard(): Promise<void> {
+    await this.#queue;
+    await this.#file.close();
+    await rm(this.#work, { recursive: true, force: true });
+  }
+
+  #room(): Buffer | undefined {
+    if (this.#current !== undefined) return this.#current;
+    this.#current = this.#free.pop();
+    if (this.#current === undefined && this.#buffers < BUFFERS_MAX) {
+      this.#buffers += 1;
+      this.#current = Buffer.allocUnsafeSlow(BUFFER_PAGES * PAGE_BYTES);
+    }
+    return this.#current;
+  }
+
+  #flush(): void {
+    const buffer = this.#current;
+    const hashes = this.#currentHashes;
+    if (buffer === undefined || hashes.length === 0) return;
+    this.#current = undefined;
+    this.#currentHashes = [];
+    this.#queue = this.#queue
+      .then(() => this.#write(buffer, hashes))
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => this.#free.push(buffer));
+  }
+
+  async #write(buffer: Buffer, hashes: readonly bigint[]): Promise<void> {
+    const length = hashes.length * PAGE_BYTES;
+    let done = 0;
+    while (done < length) {
+      const position = this.#written * PAGE_BYTES + done;
+      done += (await this.#file.write(buffer, done, length - done, position)).bytesWritten;
+    }
+    if (this.#written + hashes.length > this.#hashes.length) {
+      const larger = new BigUint64Array(Math.min(CACHE_PAGES_MAX, this.#hashes.length * 2));
+      larger.set(this.#hashes);
+      this.#hashes = larger;
+    }
+    for (const [at, hash] of hashes.entries()) this.#hashes[this.#written + at] = hash;
+    this.#written += hashes.length;
+  }
+}
+
+/** Hashes that were seen: open addressing, 8 bytes a slot, grown as needed. */
+class HashSet {
+  readonly #limit: number;
+  #slots = new BigUint64Array(8192);
+  size = 0;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  /** False when it was there already, or there is no room. */
+  add(hash: bigint): boolean {
+    if (this.size >= this.#limit) return false;
+    if (this.size * 3 > this.#slots.length * 2) this.#grow();
+    if (!insert(this.#slots, hash)) return false;
+    this.size += 1;
+    return true;
+  }
+
+  #grow(): void {
+    const larger = new BigUint64Array(this.#slots.length * 2);
+    for (const hash of this.#slots) if (hash !== 0n) insert(larger, hash);
+    this.#slots = larger;
+  }
+}
+
+function insert(slots: BigUint64Array, hash: bigint): boolean {
+  const mask = slots.length - 1;
+  for (let at = Number(hash & 0xffffffn) & mask; ; at = (at + 1) & mask) {
+    const there = slots[at];
+    if (there === hash) return false;
+    if (there === 0n) {
+      slots[at] = hash;
+      return true;
+    }
+  }
+}
