@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { lastLines } from './logs.ts';
-import { countTap, summaryLines } from './testing.ts';
+import { countTap, failuresInTap, summaryLines } from './testing.ts';
 
 test('tests that did not run count as failed', () => {
   const tap = '# tests 6\n# suites 0\n# pass 2\n# fail 1\n# cancelled 1\n# skipped 1\n# todo 1\n';
@@ -15,6 +15,21 @@ test('the summary names every part with its verdict', () => {
   ]);
   expect(lines[0]).toMatch(/^ok +types +1 passed +0 failed +1\.5 s$/);
   expect(lines[1]).toMatch(/^FAIL kill\.e2e\.ts +3 passed +1 failed +61\.0 s$/);
+});
+
+test('the report tells which tests failed by themselves, and why', () => {
+  const report = (name: string, indent: string, details: string[]): string =>
+    [`not ok 1 - ${name}`, '  ---', ...details.map((line) => `  ${line}`), '  ...', '']
+      .map((line) => `${indent}${line}`)
+      .join('\n');
+  const tap =
+    report('inner', '    ', ["failureType: 'testCodeFailure'", "error: 'it took 1200 ms'", "code: 'ERR_ASSERTION'"]) +
+    report('long', '    ', ["failureType: 'testCodeFailure'", 'error: |-', '  first line', '  second line']) +
+    report('outer', '', ["failureType: 'subtestsFailed'", "error: '2 subtests failed'"]);
+  const failures = failuresInTap(tap);
+  expect(failures).toEqual(['inner: it took 1200 ms', 'long: first line']);
+  const lines = summaryLines([{ name: 'kill.e2e.ts', passed: 0, failed: 2, duration_ms: 1, failures }]);
+  expect(lines[1]).toBe('       inner: it took 1200 ms');
 });
 
 test('the last lines of a log', () => {

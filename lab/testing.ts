@@ -18,6 +18,8 @@ export interface Outcome {
   passed: number;
   failed: number;
   duration_ms: number;
+  /** What failed and why, a line each, so that whoever sees only the end of a long output knows. */
+  failures?: string[];
 }
 
 const root = resolve(import.meta.dirname, '..');
@@ -156,10 +158,17 @@ async function runFile(file: string, lab: Lab, quiet: boolean, signal: AbortSign
       closeSync(fd);
       say(`${file}:\n${readFileSync(output, 'utf8')}`);
     }
-    const counts = countTap(existsSync(tap) ? readFileSync(tap, 'utf8') : '');
+    const report = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
+    const counts = countTap(report);
     const failed = exitCode === 0 ? counts.failed : Math.max(1, counts.failed);
     if (failed > 0) keepLogs(file, lab);
-    return { name: file, passed: counts.passed, failed, duration_ms: Date.now() - started };
+    return {
+      name: file,
+      passed: counts.passed,
+      failed,
+      duration_ms: Date.now() - started,
+      failures: failuresInTap(report),
+    };
   });
 }
 
@@ -167,6 +176,21 @@ async function runFile(file: string, lab: Lab, quiet: boolean, signal: AbortSign
 export function countTap(text: string): { passed: number; failed: number } {
   const count = (name: string): number => Number(new RegExp(`^# ${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
   return { passed: count('pass'), failed: count('fail') + count('cancelled') + count('skipped') + count('todo') };
+}
+
+const FAILURES_LIMIT = 20;
+const FAILURE_LINE_LIMIT = 300;
+
+/** "name: first line of the error" for each test that failed by itself, not because one inside of it did. */
+export function failuresInTap(text: string): string[] {
+  const found: string[] = [];
+  const reports = text.matchAll(/^ *not ok \d+ - (.*)\n(?: *---\n)?((?: {2,}.*\n)*?) *\.\.\.$/gm);
+  for (const [, name = '', details = ''] of reports) {
+    if (/^ *failureType: 'subtestsFailed'$/m.test(details)) continue;
+    const error = /^ *error: (?:\|-\n)? *'?(.*?)'?$/m.exec(details)?.[1] ?? '';
+    found.push(`${name}: ${error}`.slice(0, FAILURE_LINE_LIMIT));
+  }
+  return found.slice(0, FAILURES_LIMIT);
 }
 
 function keepLogs(file: string, lab: Lab): void {
@@ -223,9 +247,10 @@ async function runInView(command: string, args: readonly string[], how: InView):
 
 export function summaryLines(outcomes: readonly Outcome[]): string[] {
   const width = Math.max(...outcomes.map((outcome) => outcome.name.length), 0);
-  return outcomes.map(({ name, passed, failed, duration_ms }) => {
+  return outcomes.flatMap(({ name, passed, failed, duration_ms, failures = [] }) => {
     const verdict = failed > 0 ? 'FAIL' : 'ok';
     const seconds = (duration_ms / 1000).toFixed(1);
-    return `${verdict.padEnd(4)} ${name.padEnd(width)} ${String(passed).padStart(5)} passed ${String(failed).padStart(3)} failed ${seconds.padStart(7)} s`;
+    const line = `${verdict.padEnd(4)} ${name.padEnd(width)} ${String(passed).padStart(5)} passed ${String(failed).padStart(3)} failed ${seconds.padStart(7)} s`;
+    return [line, ...failures.map((failure) => `       ${failure}`)];
   });
 }

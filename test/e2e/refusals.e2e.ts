@@ -293,9 +293,11 @@ void describe('a peer that must not be trusted', () => {
     'unknown-id': 'UMS_E_MIGRATION_UNKNOWN',
     'others-migration': 'UMS_E_MIGRATION_UNKNOWN',
     'others-commit': 'UMS_E_MIGRATION_UNKNOWN',
-    'others-tree': 'UMS_E_MIGRATION_UNKNOWN',
-    'others-pages': 'UMS_E_MIGRATION_UNKNOWN',
+    'others-trees': 'UMS_E_MIGRATION_UNKNOWN',
+    'others-memory': 'UMS_E_MIGRATION_UNKNOWN',
     'others-images': 'UMS_E_MIGRATION_UNKNOWN',
+    'others-pages': 'UMS_E_MIGRATION_UNKNOWN',
+    'others-criu-images': 'UMS_E_MIGRATION_UNKNOWN',
     'altered-body': 'UMS_E_IMAGE_CORRUPT',
     unpaired: 'UMS_E_PEER_UNPAIRED',
   };

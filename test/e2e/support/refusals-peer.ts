@@ -135,14 +135,12 @@ const PROBES: Record<string, (target: Target) => Promise<Verdict>> = {
   'header-too-large': (target) => stream(target, header({ kind: 'x'.repeat(MIB) })),
   'header-endless': (target) => stream(target, Buffer.concat([encodeLength(0x7fff_ffff), Buffer.alloc(MIB)])),
   'header-not-json': (target) => stream(target, Buffer.concat([encodeLength(4), Buffer.from('{{{{')])),
-  'header-wrong-shape': (target) => stream(target, header({ kind: 'tree', migration: '../etc', tree: 1, pass: -1 })),
-  'others-tree': (target) =>
-    stream(
-      target,
-      Buffer.concat([header({ kind: 'tree', migration: target.migration, tree: 'upper', pass: 1 }), EMPTY_BODY]),
-    ),
+  'header-wrong-shape': (target) => stream(target, header({ kind: 'memory', migration: '../etc', index: -1 })),
+  'others-trees': (target) => stream(target, header({ kind: 'trees', migration: target.migration })),
+  'others-memory': (target) => stream(target, header({ kind: 'memory', migration: target.migration, index: 0 })),
+  'others-images': (target) => stream(target, header({ kind: 'images', migration: target.migration })),
   'others-pages': (target) => stream(target, header({ kind: 'pages', migration: target.migration })),
-  'others-images': (target) =>
+  'others-criu-images': (target) =>
     stream(target, Buffer.concat([header({ kind: 'criu-images', migration: target.migration }), EMPTY_BODY])),
   'altered-body': (target) => stream(target, Buffer.concat([header({ kind: 'ums.ping' }), alteredBody()])),
   /** Its certificate is its own, which nobody here has issued. */

@@ -17,7 +17,7 @@ import { run } from '#src/telemetry/exec.ts';
 const [kind, seed, rounds] = z
   .tuple([z.enum(['written', 'soft-dirty', 'hash']), z.coerce.number().int(), z.coerce.number().int().min(1).max(20)])
   .parse(process.argv.slice(2));
-const FREEZE_LIMIT_MS = 60_000;
+const WAIT_LIMIT_MS = 60_000;
 const START_LIMIT_MS = 120_000;
 const BETWEEN_ROUNDS_MS = 200;
 const GROUP = '/sys/fs/cgroup/ums-tracking';
@@ -35,10 +35,24 @@ const pids = (): number[] =>
 
 async function freeze(on: boolean): Promise<void> {
   writeFileSync(at('cgroup.freeze'), on ? '1' : '0');
-  const limit = Date.now() + FREEZE_LIMIT_MS;
-  while (!readFileSync(at('cgroup.events'), 'utf8').includes(`frozen ${on ? 1 : 0}`)) {
-    assert.ok(Date.now() < limit, 'the group freezes');
+  await until('the group freezes', () => readFileSync(at('cgroup.events'), 'utf8').includes(`frozen ${on ? 1 : 0}`));
+}
+
+async function until(what: string, isSo: () => boolean): Promise<void> {
+  const limit = Date.now() + WAIT_LIMIT_MS;
+  while (!isSo()) {
+    assert.ok(Date.now() < limit, `${what} within ${WAIT_LIMIT_MS} ms`);
     await sleep(2);
+  }
+}
+
+function removed(directory: string): boolean {
+  try {
+    rmdirSync(directory);
+    return true;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EBUSY') return false;
+    throw error;
   }
 }
 
@@ -74,8 +88,9 @@ async function withMosaic<T>(work: (ask: (word: string) => Promise<boolean>) => 
     writeFileSync(at('cgroup.kill'), '1');
     if (child.exitCode === null && child.signalCode === null)
       await new Promise((resolve) => child.once('exit', resolve));
-    while (pids().length > 0) await sleep(5);
-    rmdirSync(GROUP);
+    await until('the group is empty', () => readFileSync(at('cgroup.events'), 'utf8').includes('populated 0'));
+    // The kernel lets the last process go a moment after it tells so.
+    await until('the group goes', () => removed(GROUP));
     rmSync(directory, { recursive: true, force: true });
   }
 }
