@@ -15,7 +15,7 @@ export type Settings = z.infer<typeof settingsSchema>;
 
 export const NAMES = { source: 'bench-source', destination: 'bench-destination' } as const;
 
-export const costSchema = z.object({ cpu_s: z.number(), peak_rss_bytes: z.number(), elapsed_s: z.number() });
+export const costSchema = z.object({ cpu_s: z.number(), system_s: z.number(), peak_rss_bytes: z.number(), elapsed_s: z.number() });
 export type Cost = z.infer<typeof costSchema>;
 
 /** Where the destination listens: a port of its own, or a token to pair with. */
@@ -44,6 +44,7 @@ export class CostMeter {
     const peak = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
     return {
       cpu_s: (user + system) / 1e6,
+      system_s: system / 1e6,
       peak_rss_bytes: Number(peak) * 1024,
       elapsed_s: (performance.now() - this.#began) / 1000,
     };

@@ -130,7 +130,7 @@ export interface RowUpdate {
   data?: Row['data'];
   downtime_ms?: number;
   state_bytes?: number;
-  error?: ErrorReport;
+  error?: ErrorReport | null;
   in_doubt?: boolean;
   cancel_requested?: boolean;
   peer_told?: boolean;
@@ -277,12 +277,12 @@ export class Journal {
 
   update(id: string, update: RowUpdate): void {
     const columns: string[] = [];
-    const values: (string | number)[] = [];
+    const values: (string | number | null)[] = [];
     for (const [name, value] of Object.entries(update)) {
       if (value === undefined) continue;
       columns.push(`${name} = ?`);
       if (typeof value === 'boolean') values.push(value ? 1 : 0);
-      else values.push(typeof value === 'object' ? JSON.stringify(value) : value);
+      else values.push(typeof value === 'object' && value !== null ? JSON.stringify(value) : value);
     }
     if (columns.length === 0) return;
     this.database.prepare(`update migrations set ${columns.join(', ')} where id = ?`).run(...values, id);

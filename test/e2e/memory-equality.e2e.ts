@@ -28,11 +28,12 @@ import {
 /**
  * Every byte of a random address space is the same before and after a move, for every engine, technique and way to track
  * changed memory, while the program goes on changing it. The techniques come from the schema, so that a new one cannot
- * be forgotten. UMS_MOSAIC_SEEDS=3,4 chooses seeds, UMS_MOSAIC_TECHNIQUES, UMS_MOSAIC_ENGINES and UMS_MOSAIC_TRACKERS
- * choose cases; UMS_MOSAIC_ONE_WAY=1 leaves out the way back.
+ * be forgotten. Each engine has a seed of its own unless UMS_MOSAIC_SEEDS=3,4 gives all of them these;
+ * UMS_MOSAIC_TECHNIQUES, UMS_MOSAIC_ENGINES and UMS_MOSAIC_TRACKERS choose cases; UMS_MOSAIC_ONE_WAY=1 leaves out the way
+ * back.
  */
 const chosen = (name: string): string[] | undefined => process.env[`UMS_MOSAIC_${name}`]?.split(',');
-const SEEDS = (chosen('SEEDS') ?? ['1', '2']).map(Number);
+const SEEDS = chosen('SEEDS')?.map(Number);
 /** How the agents find out what was written, where more than one way exists on this kernel. */
 const TRACKERS = (chosen('TRACKERS') ?? ['written', 'hash']).filter((tracker) => tracker !== '');
 const MOVE_LIMIT_MS = 120_000;
@@ -91,7 +92,7 @@ function cases(tracker: string): { service: Mosaic; technique: Technique; seed: 
     .filter((technique) => tracks(technique, tracker))
     .flatMap((technique) => engines.map((engine) => ({ technique, engine })))
     .flatMap(({ technique, engine }) =>
-      SEEDS.map((seed) => ({ technique, seed, service: { engine, name: `mosaic-${technique}-${engine}-${seed}` } })),
+      (SEEDS ?? [1 + ENGINES.indexOf(engine)]).map((seed) => ({ technique, seed, service: { engine, name: `mosaic-${technique}-${engine}-${seed}` } })),
     );
 }
 

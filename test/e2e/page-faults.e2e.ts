@@ -271,7 +271,7 @@ for (const fault of FAULTS) {
     for (const technique of techniques) {
       void it(technique, { timeout: CASE_LIMIT_MS }, async (context) => {
         await lab.setLink({ rate: SLOW });
-        await startMosaic(alpha, service, { seed: SEED, mib: 8, forks: 1, rate: 1000 });
+        await startMosaic(alpha, service, { seed: SEED, mib: 8, forks: 1, rate: 300 });
         const copies = watchCopies();
         let id = '';
         try {

@@ -129,19 +129,21 @@ function record(context: SagaContext, row: Row, memory: SourceMemory, answer: Fi
 }
 
 function doubt(context: SagaContext, row: Row, cause: UmsError): void {
-  if (context.journal.get(row.id).in_doubt) return;
   const error = new UmsError('UMS_E_MEMORY_LOST', {
     message: `Memory of ${row.service} does not reach ${row.destination}: ${cause.message}`,
     fault: cause.fault,
     state: `${row.service} is paused on ${row.destination} or waits for memory there; the copy on ${row.source} is frozen as it was when it left. ums keeps trying and goes on by itself when it can.`,
     mend: `Best: bring the link or ${row.destination} back. Otherwise: ums recover ${row.id} --thaw-source goes back to the frozen copy; what ${row.service} did since at ${row.destination} is lost then.`,
   });
-  context.journal.update(row.id, { in_doubt: true });
+  const { in_doubt, error: told } = context.journal.get(row.id);
+  // The reason may change, for instance from a link that is down to memory that is lost for good.
+  if (in_doubt && told?.message === error.message) return;
+  context.journal.update(row.id, { in_doubt: true, error: error.toReport() });
   context.journal.emit(row.id, { event: 'in_doubt', error: error.toReport() });
 }
 
 function settleDoubt(context: SagaContext, row: Row): void {
   if (!context.journal.get(row.id).in_doubt) return;
-  context.journal.update(row.id, { in_doubt: false });
+  context.journal.update(row.id, { in_doubt: false, error: null });
   context.journal.emit(row.id, { event: 'note', text: `${row.destination} gets the memory of ${row.service} again.` });
 }

@@ -186,6 +186,8 @@ export class MovingMemory {
       const maps = await mappings(pid);
       works.push(() => this.#push(name, pages, maps));
     }
+    // The restore itself may ask for pages, long before the rest is let go of.
+    await this.#sender.frozen();
     // Begun together and awaited by `seal`; a failure meanwhile must not count as unheard.
     this.#final = works.map((work) => work());
     for (const work of this.#final) work.catch(() => undefined);

@@ -88,13 +88,23 @@ export class PageSender {
   /** Sends these pages as they are now. Resolves when the receiver has acknowledged them. */
   async send(name: SpaceName, ranges: readonly PageRange[], mode: SendMode): Promise<SendReport> {
     if (mode === 'live') return this.#sendLive(name, ranges);
-    await this.#freeze();
+    await this.frozen();
     return this.#sendFinal(name, ranges);
+  }
+
+  /**
+   * The service is frozen: from here on pages have their final content, nothing of a round may still be on the way, and
+   * what a process waits for is sent at once, even while nothing else is.
+   */
+  async frozen(): Promise<void> {
+    this.#final = true;
+    await this.#live;
+    this.#queue.freeze();
   }
 
   /** After the freeze: what the receiver holds of these is final, without being read. Returns what it lacks. */
   async unchanged(name: SpaceName, ranges: readonly PageRange[]): Promise<PageRange[]> {
-    await this.#freeze();
+    await this.frozen();
     const space = this.#space(name);
     const lists = inFrames(normaliseRanges(ranges));
     const requests = lists.map((list) =>
@@ -107,7 +117,7 @@ export class PageSender {
 
   /** After the freeze: compares these by digest; what is the same is final. Returns what differs, still to be sent. */
   async confirm(name: SpaceName, ranges: readonly PageRange[]): Promise<PageRange[]> {
-    await this.#freeze();
+    await this.frozen();
     const space = this.#space(name);
     const all = normaliseRanges(ranges);
     let differing = all;
@@ -136,7 +146,7 @@ export class PageSender {
 
   /** The complete list of what must be final. Waits for what is being sent; resolves when the receiver has it all. */
   async seal(contents: readonly SpaceContents[]): Promise<void> {
-    await this.#freeze();
+    await this.frozen();
     for (let attempt = 0; attempt < SEAL_ATTEMPTS; attempt += 1) {
       while (this.#finalJobs.size > 0) await Promise.all(this.#finalJobs);
       const missing = await this.#askForMissing(contents);
@@ -181,13 +191,6 @@ export class PageSender {
     } finally {
       this.#finalJobs.delete(run);
     }
-  }
-
-  /** From here on pages have their final content; nothing of a round may still be on the way. */
-  async #freeze(): Promise<void> {
-    this.#final = true;
-    await this.#live;
-    this.#queue.freeze();
   }
 
   async #compare(space: SenderSpace, ranges: readonly PageRange[], blockPages: number): Promise<PageRange[]> {

@@ -106,6 +106,17 @@ describe('the page path', () => {
     expect(differences(bench.store, SPACE, memory)).toEqual([]);
   });
 
+  it('answers demands from the freeze on, also while nothing else is sent', async () => {
+    const bench = await open({ compression: 'none' });
+    bench.sender.addSpace(
+      SPACE,
+      filled(10, (page) => page + 1),
+    );
+    bench.receiver.demand(SPACE, { first: 1004, count: 1 }, true);
+    await bench.sender.frozen();
+    await vi.waitFor(() => expect(bench.store.state(SPACE, 1004)).toBe('final'), { timeout: 1000 });
+  });
+
   it('keeps to its rate', async () => {
     const bench = await open({ rate_bytes_s: 8e6, compression: 'none' });
     const memory = filled(1000, (page) => page + 1);
