@@ -15,7 +15,12 @@ export type Settings = z.infer<typeof settingsSchema>;
 
 export const NAMES = { source: 'bench-source', destination: 'bench-destination' } as const;
 
-export const costSchema = z.object({ cpu_s: z.number(), system_s: z.number(), peak_rss_bytes: z.number(), elapsed_s: z.number() });
+export const costSchema = z.object({
+  cpu_s: z.number(),
+  system_s: z.number(),
+  peak_rss_bytes: z.number(),
+  elapsed_s: z.number(),
+});
 export type Cost = z.infer<typeof costSchema>;
 
 /** Where the destination listens: a port of its own, or a token to pair with. */

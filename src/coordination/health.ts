@@ -35,7 +35,7 @@ export async function checkHealth(
   if (pids.length === 0) throw unhealthy('it has no process');
   for (;;) {
     const elapsed_ms = performance.now() - started;
-    const listening = await listeningPorts(pids);
+    const listening = listeningPorts(pids);
     const missing = expected.listening.filter((port) => !listening.includes(port));
     if (missing.length === 0 && elapsed_ms >= OBSERVATION_MS) break;
     if (elapsed_ms > OBSERVATION_MS + limit_ms) throw unhealthy(`nothing listens on its port ${missing.join(', ')}`);

@@ -1,17 +1,22 @@
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
-/** Processes and descriptors come and go while /proc is read; only these mean that. */
-function emptyIfGone<T>(fallback: T): (error: NodeJS.ErrnoException) => T {
-  return (error) => {
-    if (error.code === 'ENOENT' || error.code === 'ESRCH' || error.code === 'EINVAL') return fallback;
+/** Processes and descriptors come and go while /proc is read; only these errors mean that. */
+const GONE = new Set(['ENOENT', 'ESRCH', 'EINVAL']);
+
+function unlessGone<T>(read: () => T, fallback: T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && typeof error.code === 'string' && GONE.has(error.code))
+      return fallback;
     throw error;
-  };
+  }
 }
 
-async function socketInodes(pid: number): Promise<Set<string>> {
+function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
-  for (const fd of await readdir(`/proc/${pid}/fd`).catch(emptyIfGone<string[]>([]))) {
-    const target = await readlink(`/proc/${pid}/fd/${fd}`).catch(emptyIfGone(''));
+  for (const fd of unlessGone(() => readdirSync(`/proc/${pid}/fd`), [])) {
+    const target = unlessGone(() => readlinkSync(`/proc/${pid}/fd/${fd}`), '');
     const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
     if (inode !== undefined) inodes.add(inode);
   }
@@ -20,15 +25,16 @@ async function socketInodes(pid: number): Promise<Set<string>> {
 
 /**
  * TCP ports on which these processes listen (proc(5): /proc/PID/net/tcp, state 0A, the tenth field is the inode). Only
- * their own sockets count, so that a service in the host's network does not answer for its neighbours.
+ * their own sockets count, so that a service in the host's network does not answer for its neighbours. Synchronous, because
+ * the service may stand still, and the kernel answers at once.
  */
-export async function listeningPorts(pids: readonly number[]): Promise<number[]> {
+export function listeningPorts(pids: readonly number[]): number[] {
   const ports = new Set<number>();
   for (const pid of pids) {
-    const inodes = await socketInodes(pid);
+    const inodes = socketInodes(pid);
     if (inodes.size === 0) continue;
     for (const table of ['tcp', 'tcp6']) {
-      const text = await readFile(`/proc/${pid}/net/${table}`, 'utf8').catch(emptyIfGone(''));
+      const text = unlessGone(() => readFileSync(`/proc/${pid}/net/${table}`, 'utf8'), '');
       for (const line of text.split('\n').slice(1)) {
         const fields = line.trim().split(/\s+/);
         if (fields[3] !== '0A' || !inodes.has(fields[9] ?? '')) continue;

@@ -6,10 +6,10 @@ import { findingSchema, migrateOptionsSchema, migrationIdSchema, systemNameSchem
 import { DESTINATION_STATES } from './states.ts';
 
 /**
- * What the two sides of a migration say to each other (protocol version 1; docs/protocol.md). Each request is answered
+ * What the two sides of a migration say to each other (protocol version 2; docs/protocol.md). Each request is answered
  * with the state the destination is in afterwards, and each may be repeated: the answer to a repetition is the same.
  */
-export const PROTOCOL = { min: 1, max: 1 } as const;
+export const PROTOCOL = { min: 2, max: 2 } as const;
 
 export const helloSchema = z.object({
   name: systemNameSchema,

@@ -92,7 +92,11 @@ function cases(tracker: string): { service: Mosaic; technique: Technique; seed: 
     .filter((technique) => tracks(technique, tracker))
     .flatMap((technique) => engines.map((engine) => ({ technique, engine })))
     .flatMap(({ technique, engine }) =>
-      (SEEDS ?? [1 + ENGINES.indexOf(engine)]).map((seed) => ({ technique, seed, service: { engine, name: `mosaic-${technique}-${engine}-${seed}` } })),
+      (SEEDS ?? [1 + ENGINES.indexOf(engine)]).map((seed) => ({
+        technique,
+        seed,
+        service: { engine, name: `mosaic-${technique}-${engine}-${seed}` },
+      })),
     );
 }
 

@@ -341,7 +341,7 @@ export class Destination {
       });
     }
     this.#pages.delete(id);
-    this.#context.journal.merge(id, { expected: request, pages: await pageManifest(this.imagesDir(id)) });
+    this.#context.journal.merge(id, { expected: request, pages: pageManifest(this.imagesDir(id)) });
     await this.#move(id, 'receiving', 'received');
   }
 

@@ -1,4 +1,5 @@
-import { readdir, rm, stat } from 'node:fs/promises';
+import { readdirSync, statSync } from 'node:fs';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -14,16 +15,16 @@ export function hasPages(images: unknown): boolean {
 }
 
 /** Names and sizes of the files that the page server wrote; TLS and the page server vouch for their content. */
-export async function pageManifest(directory: string): Promise<z.infer<typeof pagesSchema>> {
-  const names = (await readdir(directory)).filter((name) => PAGE_FILE.test(name)).sort();
-  return Promise.all(names.map(async (name) => ({ name, size: (await stat(join(directory, name))).size })));
+export function pageManifest(directory: string): z.infer<typeof pagesSchema> {
+  const names = readdirSync(directory).filter((name) => PAGE_FILE.test(name));
+  return names.sort().map((name) => ({ name, size: statSync(join(directory, name)).size }));
 }
 
 /** Compares the staging directory with what was received, right before it is restored from. */
 export async function verifyStaging(directory: string, images: unknown, pages: unknown): Promise<void> {
   const sent = imagesSchema.parse(images).filter((image) => image.name.startsWith('pages-'));
   const expected = [...pagesSchema.parse(pages), ...sent];
-  const found = await pageManifest(directory);
+  const found = pageManifest(directory);
   for (const file of expected) {
     const size = found.find((candidate) => candidate.name === file.name)?.size;
     if (size !== file.size) {

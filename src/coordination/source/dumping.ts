@@ -20,10 +20,11 @@ export const dumping: SourceStep = {
   async run(context, row, signal, memory) {
     const driver = context.driver(row.engine);
     const pids = await driver.processes(row.handle);
-    const looking = timed(context, row.id, 'listening', listeningPorts(pids));
-    // Asked for below, when both have ended that must not be left alone.
+    const sending = sendBoth(context, row, driver, signal, memory, pids);
+    // Looked at beside; what it fails with counts only when both have ended that must not be left alone.
+    const looking = (async () => listeningPorts(pids))();
     looking.catch(() => undefined);
-    await sendBoth(context, row, driver, signal, memory, pids);
+    await sending;
     const listening = await looking;
     if (!runsEarly(planOf(row).technique)) await memory.moving?.complete(signal);
     // Told with the request to restore, so that it costs no round trip of its own.
@@ -54,12 +55,7 @@ async function sendBoth(
   };
   const trees = (memory.trees ??= await createTreeRounds(context, row, signal));
   const files = timed(context, row.id, 'files', trees.final({ signal: either, pids })).catch(stopOther);
-  // What changed in memory is found first, because CRIU borrows the processes for a while; sending it goes on beside.
-  const found = memory.moving === undefined ? undefined : timed(context, row.id, 'find', memory.moving.freeze());
-  if (!runsEarly(planOf(row).technique)) memory.moving?.release();
-  const pages = Promise.resolve(found)
-    .then(() => dumpMemory(context, row, driver, either, memory))
-    .catch(stopOther);
+  const pages = dumpMemory(context, row, driver, either, memory).catch(stopOther);
   const results = await Promise.allSettled([files, pages]);
   trees.close();
   const failure = results.find((result) => result.status === 'rejected');
@@ -79,11 +75,19 @@ async function dumpMemory(
   const progress = progressReporter(context, row.id, 'memory', state_bytes);
   let pageBytes = 0;
   const { moving } = memory;
+  const early = runsEarly(planOf(row).technique);
+  await moving?.frozen();
+  // Where the service waits for its memory, that is found before the dump, and travels beside it.
+  if (moving !== undefined && !early) {
+    moving.release();
+    await timed(context, row.id, 'find', moving.find());
+  }
   if (dumpsHere(row)) {
     await timed(context, row.id, 'dump', driver.checkpoint(row.handle, request)).catch(async (error: unknown) => {
       throw (await explain(driver, row)) ?? error;
     });
-    await moving?.seal(imagesDir);
+    // Otherwise that is done while the destination restores.
+    if (!early) await moving?.seal(imagesDir);
   } else {
     pageBytes = await dumpThroughRelay(context, row, driver, request, signal, progress.add);
   }

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { setImmediate } from 'node:timers/promises';
 import { lazyContents } from '#src/checkpoint/lazy/index.ts';
 import {
   type DirtyTracker,
@@ -34,6 +35,9 @@ const CONNECTIONS = 2;
 /** How long a broken link is retried before the commit; afterwards the source asks again for as long as it takes. */
 const RECONNECT_MS = 20_000;
 
+/** The request that the destination waits for is on the wire by then; finding keeps this thread busy for a while. */
+const REQUEST_TURNS = 3;
+
 /** A process whose memory moves. */
 interface Moving {
   readonly name: SpaceName;
@@ -56,6 +60,7 @@ export class MovingMemory {
   readonly #queued = new Map<SpaceName, PageRange[]>();
   #final: Promise<void>[] = [];
   #sealed: Promise<void> | undefined;
+  #finding: Promise<void> | undefined;
   readonly #released = Promise.withResolvers<void>();
   #rounds = 0;
   #looked_ms: number | undefined;
@@ -173,11 +178,17 @@ export class MovingMemory {
     if (this.#rounds > 0) await this.round(this.#rounds, 1, signal);
   }
 
+  /** The service has just been frozen: from here on what the restore itself asks for is sent, long before the rest. */
+  frozen(): Promise<void> {
+    return this.#sender.frozen();
+  }
+
   /**
-   * The service has just been frozen: finds what changed last and begins to send it. Resolves when CRIU may dump, which
-   * is before anything has arrived. Pages of executable mappings wait for `seal`: CRIU borrows one of them for a moment.
+   * Finds what was written last and begins to send it; `frozen` must have been called. Not while CRIU dumps, which
+   * borrows the processes for a while. Resolves before anything has arrived. Pages of executable mappings wait for `seal`,
+   * because CRIU borrows one of them for a moment.
    */
-  async freeze(): Promise<void> {
+  async find(): Promise<void> {
     const pids = await this.#processes();
     const found = await this.#tracker.final(pids);
     const works: (() => Promise<void>)[] = [];
@@ -186,8 +197,6 @@ export class MovingMemory {
       const maps = await mappings(pid);
       works.push(() => this.#push(name, pages, maps));
     }
-    // The restore itself may ask for pages, long before the rest is let go of.
-    await this.#sender.frozen();
     // Begun together and awaited by `seal`; a failure meanwhile must not count as unheard.
     this.#final = works.map((work) => work());
     for (const work of this.#final) work.catch(() => undefined);
@@ -211,7 +220,23 @@ export class MovingMemory {
   }
 
   /**
-   * Lets go of what `freeze` and `seal` have queued. Where the service runs before its memory has arrived, that is when it
+   * After the dump, where nobody waits for the memory before the service runs: finding what was written last and sealing
+   * go on while the destination restores. `found` must have resolved before the commit.
+   */
+  findAndSeal(imagesDir: string, found: (finding: Promise<void>) => Promise<void>): void {
+    this.#finding = turns(REQUEST_TURNS)
+      .then(() => found(this.find()))
+      .then(() => this.seal(imagesDir));
+    this.#finding.catch(() => undefined);
+  }
+
+  /** It is known which pages still have to travel. */
+  async found(): Promise<void> {
+    await this.#finding;
+  }
+
+  /**
+   * Lets go of what `find` and `seal` have queued. Where the service runs before its memory has arrived, that is when it
    * does: until then, reading and sending would only keep dump, images and restore from the processor and the link.
    */
   release(): void {
@@ -219,7 +244,7 @@ export class MovingMemory {
   }
 
   /**
-   * CRIU has dumped, so it is known which pages must be there in the end. Sends what `freeze` could not know of;
+   * CRIU has dumped, so it is known which pages must be there in the end. Sends what `find` could not know of;
    * `complete` then tells when the destination has everything.
    */
   async seal(imagesDir: string): Promise<void> {
@@ -373,6 +398,10 @@ function unlessVanished(error: unknown): undefined {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
   if (code === 'ENOENT' || code === 'ESRCH') return undefined;
   throw error;
+}
+
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn += 1) await setImmediate();
 }
 
 /** The promise's result, unless the signal is faster. */

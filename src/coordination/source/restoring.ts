@@ -1,8 +1,10 @@
 import { UmsError } from '#src/telemetry/errors.ts';
-import type { SagaContext } from '../context.ts';
+import { type SagaContext, timed } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { answerSchema, restoreRequestSchema } from '../messages.ts';
 import { bootMark } from '../boot.ts';
+import { planOf, runsEarly } from '../plan.ts';
+import { checkpointRequest } from './checkpoint-request.ts';
 import type { SourceStep } from './steps.ts';
 import { untilAnswered } from './until-answered.ts';
 
@@ -21,10 +23,16 @@ export const restoring: SourceStep = {
     // A host that went down has lost the memory of the service, and all of it is at the destination (or it says so):
     // then there is nothing to go back to, and waiting for the destination is right.
     const onlyThere = row.data['boot'] !== (await bootMark());
-    const answer = onlyThere
-      ? await untilAnswered(context, row, signal, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
-      : await context.peers.request(row.destination, { ...request, signal });
+    const asking = onlyThere
+      ? untilAnswered(context, row, signal, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
+      : context.peers.request(row.destination, { ...request, signal });
+    if (runsEarly(planOf(row).technique)) {
+      const { imagesDir } = checkpointRequest(context, row);
+      memory.moving?.findAndSeal(imagesDir, (finding) => timed(context, row.id, 'find', finding));
+    }
+    const answer = await asking;
     if (answer.state === 'restored') {
+      await memory.moving?.found();
       if (!onlyThere) await requireFrozen(context, row);
       return 'committing';
     }

@@ -91,7 +91,7 @@ export async function dumpFrozen(
   let hidden: HiddenMemory[] = [];
   try {
     await dump.ready;
-    hidden = dump.canHide && hidingWorks ? await hideMemory(pids, join(dump.settings, 'smaps')) : [];
+    hidden = dump.canHide && hidingWorks ? hideMemory(pids, join(dump.settings, 'smaps')) : [];
     dump.go();
     await Promise.race([dump.ended, dump.complete]);
     await completeImages(request.imagesDir, hidden);

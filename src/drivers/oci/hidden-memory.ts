@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readPagemap, writePagemap } from '#src/checkpoint/lazy/images.ts';
 import { PE_LAZY } from '#src/checkpoint/lazy/protocol.ts';
@@ -38,24 +38,24 @@ const PROCESSES_MAX = 256;
 const NEVER = new Set(['lo', 'ht', 'dp', 'gd', 'io', 'pf', 'sh', 'ss']);
 
 /** Writes DIRECTORY/PID for every frozen process of which something is hidden: what CRIU shall see as its smaps. */
-export async function hideMemory(pids: readonly number[], directory: string): Promise<HiddenMemory[]> {
+export function hideMemory(pids: readonly number[], directory: string): HiddenMemory[] {
   if (pids.length > PROCESSES_MAX) return [];
-  const hidden = await Promise.all(pids.map((pid) => hideProcess(pid, directory)));
-  return hidden.filter((each) => each !== undefined);
+  // The service stands still and these files are the kernel's: waiting for a thread to read them would take longer.
+  return pids.map((pid) => hideProcess(pid, directory)).filter((each) => each !== undefined);
 }
 
-async function hideProcess(pid: number, directory: string): Promise<HiddenMemory | undefined> {
+function hideProcess(pid: number, directory: string): HiddenMemory | undefined {
   try {
-    const status = await readFile(`/proc/${pid}/status`, 'utf8');
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
     const inside = Number(/^NSpid:.*?(\d+)$/m.exec(status)?.[1] ?? '0');
     if (inside <= 0 || Number(/^RssAnon:\s*(\d+) kB$/m.exec(status)?.[1] ?? '0') < PROCESS_KIB_MIN) return undefined;
-    const stacks = await stackPointers(pid);
-    const smaps = await readFile(`/proc/${pid}/smaps`, 'latin1');
+    const stacks = stackPointers(pid);
+    const smaps = readFileSync(`/proc/${pid}/smaps`, 'latin1');
     if (stacks === undefined || smaps.length > SMAPS_BYTES_MAX) return undefined;
     const { text, areas } = markMappings(smaps, stacks);
     if (areas.length === 0) return undefined;
-    await mkdir(directory, { recursive: true });
-    await writeFile(join(directory, String(pid)), text, { encoding: 'latin1', mode: 0o600 });
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, String(pid)), text, { encoding: 'latin1', mode: 0o600 });
     const present = presentPages(pid, areas);
     present.catch(() => undefined);
     return { pid, inside, areas, present };
@@ -66,10 +66,10 @@ async function hideProcess(pid: number, directory: string): Promise<HiddenMemory
 }
 
 /** Undefined when the kernel does not tell one of them. */
-async function stackPointers(pid: number): Promise<number[] | undefined> {
+function stackPointers(pid: number): number[] | undefined {
   const pointers: number[] = [];
-  for (const thread of await readdir(`/proc/${pid}/task`)) {
-    const words = (await readFile(`/proc/${pid}/task/${thread}/syscall`, 'utf8')).trim().split(' ');
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    const words = readFileSync(`/proc/${pid}/task/${thread}/syscall`, 'utf8').trim().split(' ');
     const pointer = Number(words.at(-2));
     if (words.length < 3 || !Number.isSafeInteger(pointer)) return undefined;
     pointers.push(pointer);
@@ -130,6 +130,6 @@ export async function completeImages(imagesDir: string, hidden: readonly HiddenM
       .flatMap(inParts)
       .map((range) => ({ ...range, flags: PE_LAZY }));
     const all = [...entries, ...lazy].toSorted((left, right) => left.first - right.first);
-    await writeFile(path, writePagemap({ pagesId, entries: all }), { mode: 0o600 });
+    writeFileSync(path, writePagemap({ pagesId, entries: all }), { mode: 0o600 });
   }
 }

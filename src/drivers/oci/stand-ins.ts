@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { findProgram } from './runtime.ts';
 
 const GATE = fileURLToPath(new URL('criu-gate.pl', import.meta.url));
-const EMPTY_TAR = fileURLToPath(new URL('empty-tar.sh', import.meta.url));
+const QUICK_TAR = fileURLToPath(new URL('quick-tar.sh', import.meta.url));
 
 export function binOf(directory: string): string {
   return join(directory, 'bin');
@@ -18,5 +18,5 @@ export async function writeStandIns(directory: string, criu: string): Promise<vo
   const tar = await findProgram('tar');
   if (tar === undefined) return;
   await writeFile(join(directory, 'tar'), tar, { mode: 0o600 });
-  await symlink(EMPTY_TAR, join(binOf(directory), 'tar'));
+  await symlink(QUICK_TAR, join(binOf(directory), 'tar'));
 }

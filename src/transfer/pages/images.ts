@@ -1,13 +1,14 @@
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { open, readdir, readFile, stat } from 'node:fs/promises';
+import { closeSync, createReadStream, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
 
 /**
  * CRIU's images other than memory pages, as one stream: a length-prefixed JSON manifest (name, size, SHA-256 of each
- * file), then the files' bytes in that order. They are small: kilobytes a process, and the content of tmpfs mounts.
+ * file), then the files' bytes in that order. They are small: kilobytes a process, and the content of tmpfs mounts. They lie
+ * in memory, where a synchronous call takes microseconds and an asynchronous one waits for its turn among threads; and
+ * a service stands still meanwhile.
  */
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,200}$/;
 const MANIFEST_LIMIT_BYTES = 16 * 1024 * 1024;
@@ -34,31 +35,23 @@ interface ImageFile {
 
 async function readImage(directory: string, name: string): Promise<ImageFile | undefined> {
   const path = join(directory, name);
-  const info = await stat(path);
+  const info = statSync(path);
   if (!info.isFile()) return undefined;
   if (info.size > SMALL_BYTES) {
     return { entry: { name, size: info.size, sha256: await digest(path) }, content: undefined };
   }
-  const content = await readFile(path);
+  const content = readFileSync(path);
   const sha256 = createHash('sha256').update(content).digest('hex');
   return { entry: { name, size: content.length, sha256 }, content };
 }
 
-/** Files that are open at the same time. */
-const BATCH = 64;
-
-async function inBatches<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  for (let at = 0; at < items.length; at += BATCH) {
-    results.push(...(await Promise.all(items.slice(at, at + BATCH).map(work))));
-  }
-  return results;
-}
-
 async function readImages(directory: string): Promise<ImageFile[]> {
-  const names = (await readdir(directory)).sort();
-  const files = await inBatches(names, (name) => readImage(directory, name));
-  return files.filter((file) => file !== undefined);
+  const files: ImageFile[] = [];
+  for (const name of readdirSync(directory).sort()) {
+    const file = await readImage(directory, name);
+    if (file !== undefined) files.push(file);
+  }
+  return files;
 }
 
 export async function imageManifest(directory: string): Promise<ImageManifest> {
@@ -137,25 +130,25 @@ export async function receiveImages(
 
 async function receiveOne(directory: string, entry: ImageManifest[number], reader: ExactReader): Promise<void> {
   const hash = createHash('sha256');
-  const file = await open(join(directory, entry.name), 'w', 0o600);
+  const file = openSync(join(directory, entry.name), 'w', 0o600);
   try {
     let missing = entry.size;
     while (missing > 0) {
       const part = await reader.some(missing);
       if (part === undefined) throw corrupt(`${entry.name} is cut off`);
       hash.update(part);
-      await file.writeFile(part);
+      for (let done = 0; done < part.length; ) done += writeSync(file, part, done);
       missing -= part.length;
     }
   } finally {
-    await file.close();
+    closeSync(file);
   }
   if (hash.digest('hex') !== entry.sha256) throw corrupt(`${entry.name} was altered on the way`);
 }
 
 /** Checks the images on disk against the manifest they came with, right before they are restored from. */
 export async function verifyImages(directory: string, manifest: ImageManifest): Promise<void> {
-  await inBatches(manifest, (entry) => verifyOne(directory, entry));
+  for (const entry of manifest) await verifyOne(directory, entry);
 }
 
 async function verifyOne(directory: string, entry: ImageManifest[number]): Promise<void> {

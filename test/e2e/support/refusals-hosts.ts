@@ -46,7 +46,7 @@ exec /usr/sbin/criu "$@"
 
 /** The host's agent is of a version that speaks protocol 2 alone: its own source with one line changed, on this host only. */
 export async function withOtherProtocol(lab: Lab, host: Host, body: () => Promise<void>): Promise<void> {
-  const script = `sed 's/min: 1, max: 1/min: 2, max: 2/' ${MESSAGES} >${OTHER_MESSAGES} && ! cmp -s ${MESSAGES} ${OTHER_MESSAGES}`;
+  const script = `sed 's/PROTOCOL = { min: [0-9]*, max: [0-9]* }/PROTOCOL = { min: 99, max: 99 }/' ${MESSAGES} >${OTHER_MESSAGES} && ! cmp -s ${MESSAGES} ${OTHER_MESSAGES}`;
   await host.exec('sh', ['-ec', script]);
   await host.exec('mount', ['--bind', OTHER_MESSAGES, MESSAGES]);
   try {

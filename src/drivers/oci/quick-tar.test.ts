@@ -37,9 +37,18 @@ describe('the stand-in for tar', () => {
     return execFileSync('/bin/sh', ['-c', `${body}empty`]);
   }
 
-  it('leaves what has content to tar', () => {
-    writeFileSync(join(directory, 'from', '.hidden'), 'x');
-    expect(unpack(pack())).toEqual(['.hidden']);
+  it('leaves what has content to tar, without compressing it', () => {
+    writeFileSync(join(directory, 'from', '.hidden'), 'line\n'.repeat(20_000));
+    const archive = pack();
+    expect(archive.length).toBeGreaterThan(100_000);
+    expect(unpack(archive)).toEqual(['.hidden']);
+    expect(readFileSync(join(directory, 'to', '.hidden'), 'utf8')).toBe('line\n'.repeat(20_000));
+  });
+  it('takes what a CRIU without it has packed', () => {
+    writeFileSync(join(directory, 'from', 'file'), 'x');
+    expect(unpack(execFileSync('tar', ['--create', '--gzip', '--directory', join(directory, 'from'), '.']))).toEqual([
+      'file',
+    ]);
   });
   it('writes an archive that tar takes for empty, and knows it again', () => {
     const archive = emptyArchive();
