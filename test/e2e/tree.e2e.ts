@@ -162,12 +162,17 @@ while time.time() < end:
   const writing = python(source.path, program);
   const ended = new AbortController();
   const written = writing.finally(() => ended.abort());
+  written.catch(() => undefined);
   let since: Parameters<typeof sendTree>[0]['since'];
-  for (let round = 0; round < 200 && !ended.signal.aborted; round += 1) {
-    const result = await pass(source, destination, { live: true, ...(since === undefined ? {} : { since }) });
-    since = result.sent.snapshot;
+  try {
+    for (let round = 0; round < 200 && !ended.signal.aborted; round += 1) {
+      const result = await pass(source, destination, { live: true, ...(since === undefined ? {} : { since }) });
+      since = result.sent.snapshot;
+    }
+  } finally {
+    // The clean-up cannot remove what is still being written.
+    await written;
   }
-  await written;
   await pass(source, destination, since === undefined ? {} : { since });
   await assertSame(source.path, destination.path);
 });

@@ -1,19 +1,16 @@
 import { ContentDigester, type FileBlocks } from './blocks.ts';
-
-/** A map of a sparse file with more parts than this is not followed: the file goes whole when it changes. */
-const MAP_LIMIT_BYTES = 1024 * 1024;
-const RECORD_BYTES = 512;
+import { MAP_LIMIT_BYTES, parseMap, type SparseMap } from './sparse-map.ts';
 
 /**
- * Digests the content of a file as it stands in tar's archive. A sparse file begins with a map of its parts: decimal
- * numbers, a line each, first how many parts, then offset and size of each, filled up to a multiple of 512 bytes.
+ * Digests the content of a file as it stands in tar's archive. A file whose map is too large or nonsense is not
+ * followed: it goes whole when it changes.
  */
 export class ArchivedContent {
   readonly #digester: ContentDigester;
   readonly #size: bigint;
   /** What is read of the map; undefined when there is none (left). */
   #map: Buffer | undefined;
-  #parts: { offset: bigint; size: bigint }[] | undefined;
+  #parts: SparseMap['parts'] | undefined;
   #position = 0n;
   #isFollowed = true;
 
@@ -30,9 +27,9 @@ export class ArchivedContent {
       return;
     }
     this.#map = Buffer.concat([this.#map, bytes]);
-    const parsed = parseMap(this.#map);
-    if (parsed === undefined) {
-      this.#isFollowed = this.#map.length < MAP_LIMIT_BYTES;
+    const parsed = parseMap(this.#map, this.#size);
+    if (typeof parsed === 'string') {
+      this.#isFollowed = parsed === 'incomplete' && this.#map.length < MAP_LIMIT_BYTES;
       return;
     }
     const rest = this.#map.subarray(parsed.length);
@@ -73,28 +70,4 @@ export class ArchivedContent {
       at += piece.length;
     }
   }
-}
-
-/** The parts of a sparse file and how many bytes the map takes, or undefined while it is incomplete. */
-function parseMap(bytes: Buffer): { parts: { offset: bigint; size: bigint }[]; length: number } | undefined {
-  const numbers: bigint[] = [];
-  let wanted = 1;
-  let at = 0;
-  while (numbers.length < wanted) {
-    const end = bytes.indexOf(0x0a, at);
-    if (end < 0) return undefined;
-    const digits = bytes.toString('latin1', at, end);
-    // Ours wrote it; anything else is no map, which shows by never becoming complete.
-    if (!/^[0-9]{1,19}$/.test(digits)) return undefined;
-    numbers.push(BigInt(digits));
-    at = end + 1;
-    if (numbers.length === 1) wanted = 1 + 2 * Number(numbers[0]);
-  }
-  const length = Math.ceil(at / RECORD_BYTES) * RECORD_BYTES;
-  if (bytes.length < length) return undefined;
-  const parts: { offset: bigint; size: bigint }[] = [];
-  for (let part = 1; part < numbers.length; part += 2) {
-    parts.push({ offset: numbers[part] ?? 0n, size: numbers[part + 1] ?? 0n });
-  }
-  return { parts, length };
 }

@@ -297,7 +297,7 @@ class Gate {
     const problem = path === '' && entry.type === '5' ? undefined : pathProblem(path);
     if (problem !== undefined) throw malformed(`has a name that ${problem}: ${toText(entry.path).slice(0, 200)}`);
     if (entry.type === '1') {
-      const linkProblem = pathProblem(snapshotPath({ ...entry, path: entry.target }));
+      const linkProblem = pathProblem(snapshotPath({ path: entry.target }));
       if (linkProblem !== undefined) {
         throw malformed(`has a link to a name that ${linkProblem}: ${toText(entry.target).slice(0, 200)}`);
       }

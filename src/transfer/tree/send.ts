@@ -87,16 +87,14 @@ export class TreeSending {
         for await (const chunk of sendParts(settings, snapshot, entry)) yield count(chunk);
       }
     }
-    const delivery = new Delivery(snapshot, plan, view, store);
+    const delivery = new Delivery(snapshot, plan, { live: options.live, view, store });
     if (plan.send.length > 0) {
       const names = plan.send.map((entry) => snapshot.pathAt(entry));
       const settings = { sparse: true, live: options.live, signal, ready: options.ready, view };
       for await (const chunk of pack(options.tree.path, names, settings)) {
-        // tar fills its last block up with zeros that nobody needs.
-        const used = delivery.parser.push(chunk);
-        if (used > 0) yield count(chunk.subarray(0, used));
+        for (const piece of delivery.push(chunk)) yield count(piece);
       }
-      delivery.close(options.live);
+      for (const piece of delivery.close()) yield count(piece);
     }
     store?.keep((path) => snapshot.index.has(path));
     const files = delivery.delivered + plan.sockets.length + plan.patches.length;

@@ -1,5 +1,7 @@
+import { UmsError } from '#src/telemetry/errors.ts';
 import { malformed } from './byte-reader.ts';
 import { type BytePath, fromBytes } from './paths.ts';
+import { MAP_LIMIT_BYTES, parseMap } from './sparse-map.ts';
 
 /**
  * Reads along in a tar archive in the POSIX format. The sender learns from it what really went out, the receiver checks
@@ -30,7 +32,23 @@ export interface TarHandlers {
   content?(bytes: Uint8Array): void;
 }
 
+/**
+ * Rules for the archive of files that are written while tar reads them. A file with holes that grows or shrinks in that
+ * moment leaves nonsense behind: blocks of zeros or of its content after its end, a header with a negative size, a map
+ * that is none.
+ */
+export interface LiveRules {
+  /** Whether this can be an entry of the archive at all; what a file leaves behind may look like one. */
+  isExpected(entry: TarEntry, isAfterNonsense: boolean): boolean;
+  /** An entry of this path, as it stands in the archive, was nonsense. */
+  dropped(path: BytePath): void;
+}
+
+/** What the bytes taken last belong to: what may be kept, what cannot be told yet, what goes together with all untold. */
+export type Standing = 'kept' | 'untold' | 'dropped';
+
 const BLOCK = 512;
+const ZEROS = Buffer.alloc(BLOCK);
 /** Linux gives one file at most 64 KiB of extended attribute names and 64 KiB a value; no honest header is larger. */
 const PAX_LIMIT_BYTES = 8 * 1024 * 1024;
 const ATTRIBUTE_KEY = /^(SCHILY\.(xattr|acl)\.|RHT\.security\.selinux)/;
@@ -38,6 +56,7 @@ const ENTRY_TYPES = new Set(['0', '1', '2', '3', '4', '5', '6']);
 
 export class TarParser {
   readonly #handlers: TarHandlers;
+  readonly #rules: LiveRules | undefined;
   #block = Buffer.alloc(BLOCK);
   #filled = 0;
   #pax: Buffer[] = [];
@@ -46,10 +65,17 @@ export class TarParser {
   #content = 0;
   #padding = 0;
   #zeroBlocks = 0;
-  #paxPadding = 0;
+  #paxBytes = 0;
+  #standing: Standing = 'kept';
+  #isAfterNonsense = false;
+  /** A file with holes that is not taken before its map has been seen. */
+  #sparse: { entry: TarEntry; size: number; map: Buffer } | undefined;
+  #isDropped = false;
 
-  constructor(handlers: TarHandlers) {
+  /** With rules nonsense is no error, and zeros are no end before nothing follows them. */
+  constructor(handlers: TarHandlers, rules?: LiveRules) {
     this.#handlers = handlers;
+    this.#rules = rules;
   }
 
   /** True after the two zero blocks with which an archive ends. */
@@ -57,19 +83,23 @@ export class TarParser {
     return this.#zeroBlocks >= 2;
   }
 
+  get standing(): Standing {
+    return this.#standing;
+  }
+
   /** Takes the next bytes and says how many of them belong to the archive: all, unless it ends in them. */
   push(chunk: Uint8Array): number {
     let used = 0;
-    while (used < chunk.length && !this.ended) used += this.#step(chunk.subarray(used));
+    while (used < chunk.length && !this.ended) used += this.step(chunk.subarray(used));
     return used;
   }
 
-  /** Consumes some bytes and says how many. */
-  #step(bytes: Uint8Array): number {
+  /** Takes some bytes and says how many. */
+  step(bytes: Uint8Array): number {
     if (this.#content > 0) {
       const part = bytes.subarray(0, Math.min(bytes.length, this.#content));
       this.#content -= part.length;
-      this.#handlers.content?.(part);
+      this.#see(part);
       return part.length;
     }
     if (this.#padding > 0) {
@@ -77,12 +107,13 @@ export class TarParser {
       this.#padding -= size;
       return size;
     }
+    this.#standing = 'untold';
     if (this.#paxMissing > 0) {
       const part = bytes.subarray(0, this.#paxMissing);
       // A copy, as the caller may use its buffer again.
       this.#pax.push(Buffer.from(part));
       this.#paxMissing -= part.length;
-      if (this.#paxMissing === 0) this.#finishPax();
+      if (this.#paxMissing === 0) this.#judged(() => this.#finishPax());
       return part.length;
     }
     const part = bytes.subarray(0, BLOCK - this.#filled);
@@ -90,40 +121,106 @@ export class TarParser {
     this.#filled += part.length;
     if (this.#filled === BLOCK) {
       this.#filled = 0;
-      this.#header(this.#block);
+      this.#judged(() => this.#header(this.#block));
     }
     return part.length;
   }
 
+  #see(part: Uint8Array): void {
+    if (this.#sparse !== undefined) this.#readMap(this.#sparse, part);
+    else if (!this.#isDropped) this.#handlers.content?.(part);
+  }
+
+  #readMap(sparse: { entry: TarEntry; size: number; map: Buffer }, part: Uint8Array): void {
+    sparse.map = Buffer.concat([sparse.map, part]);
+    const map = parseMap(sparse.map, sparse.entry.size);
+    const isWhole = this.#content === 0;
+    if (map === 'incomplete' && !isWhole && sparse.map.length < MAP_LIMIT_BYTES) return;
+    this.#sparse = undefined;
+    const stored = typeof map === 'string' ? undefined : map.parts.reduce((sum, { size }) => sum + size, 0n);
+    const isLarge = map === 'incomplete' && !isWhole;
+    if (!isLarge && (typeof map === 'string' || stored !== BigInt(sparse.size - map.length))) {
+      this.#isDropped = true;
+      this.#nonsense(sparse.entry.path);
+      return;
+    }
+    this.#standing = 'kept';
+    this.#handlers.entry(sparse.entry);
+    this.#handlers.content?.(sparse.map);
+  }
+
+  #judged(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      if (this.#rules === undefined || !(error instanceof UmsError)) throw error;
+      this.#nonsense();
+    }
+  }
+
+  #nonsense(path?: BytePath): void {
+    this.#records = new Map();
+    this.#isAfterNonsense = true;
+    this.#standing = 'dropped';
+    if (path !== undefined) this.#rules?.dropped(path);
+  }
+
   #finishPax(): void {
-    parsePax(Buffer.concat(this.#pax), this.#records);
+    const bytes = Buffer.concat(this.#pax);
     this.#pax = [];
-    this.#padding = this.#paxPadding;
+    parsePax(bytes.subarray(0, this.#paxBytes), this.#records);
   }
 
   #header(block: Buffer): void {
-    if (block.every((byte) => byte === 0)) {
+    this.#isDropped = false;
+    if (block.equals(ZEROS)) {
       this.#zeroBlocks += 1;
+      if (this.#rules !== undefined) this.#nonsense();
       return;
     }
+    if (this.#rules !== undefined) this.#zeroBlocks = 0;
     if (this.#zeroBlocks > 0) throw malformed('goes on after its end');
     checkSum(block);
     const type = block[156] === 0 ? '0' : String.fromCharCode(block[156] ?? 0);
-    const storedSize = this.#stored(block);
     if (type === 'x') {
-      if (storedSize === 0 || storedSize > PAX_LIMIT_BYTES) throw malformed(`has a header of ${storedSize} bytes`);
-      if (this.#records.size > 0) throw malformed('has two headers for one file');
-      this.#paxMissing = storedSize;
-      this.#paxPadding = padding(storedSize);
+      this.#expectPax(this.#stored(block));
       return;
     }
     if (!ENTRY_TYPES.has(type)) throw malformed(`has an entry of the type "${JSON.stringify(type).slice(1, -1)}"`);
-    const records = this.#records;
+    const path = this.#records.get('GNU.sparse.name') ?? this.#records.get('path') ?? plainName(block);
+    try {
+      this.#entry(block, type);
+    } catch (error) {
+      this.#rules?.dropped(path);
+      throw error;
+    }
+  }
+
+  #expectPax(size: number): void {
+    if (size === 0 || size > PAX_LIMIT_BYTES) throw malformed(`has a header of ${size} bytes`);
+    if (this.#records.size > 0) throw malformed('has two headers for one file');
+    this.#paxBytes = size;
+    this.#paxMissing = size + padding(size);
+  }
+
+  #entry(block: Buffer, type: string): void {
+    const size = this.#stored(block);
+    const entry = describe(block, type, size, this.#records);
+    const isNext = this.#rules?.isExpected(entry, this.#isAfterNonsense) ?? true;
+    if (!isNext) throw malformed('has an entry nobody asked for');
+    const isHeld = this.#rules !== undefined && entry.isSparse;
+    if (isHeld && size === 0) throw malformed('has a file with holes and no map of them');
     this.#records = new Map();
+    this.#isAfterNonsense = false;
     // A size in the header of a link, directory or device is not followed by content, as in GNU tar.
-    this.#content = type === '0' ? storedSize : 0;
+    this.#content = type === '0' ? size : 0;
     this.#padding = padding(this.#content);
-    this.#handlers.entry(describe(block, type, storedSize, records));
+    if (isHeld) {
+      this.#sparse = { entry, size, map: Buffer.alloc(0) };
+      return;
+    }
+    this.#standing = 'kept';
+    this.#handlers.entry(entry);
   }
 
   #stored(block: Buffer): number {
@@ -225,7 +322,7 @@ function nanoseconds(written: string): bigint {
 }
 
 /** The path of an entry as the snapshot has it. */
-export function snapshotPath(entry: TarEntry): BytePath {
+export function snapshotPath(entry: Pick<TarEntry, 'path'>): BytePath {
   const path = entry.path.endsWith('/') ? entry.path.slice(0, -1) : entry.path;
   return path === '.' ? '' : path.startsWith('./') ? path.slice(2) : path;
 }

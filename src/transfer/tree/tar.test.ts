@@ -8,6 +8,7 @@ test.each([
   'tar: ./a: Cannot stat: No such file or directory',
   'tar: ./a: Warning: Cannot open: No such file or directory',
   'tar: ./a/b: Cannot stat: Not a directory',
+  'tar: ./a: Warning: Cannot file_has_acl_at: No such file or directory',
   'tar: ./a: File shrank by 123 bytes; padding with zeros',
   'tar: ./a: Cannot open: Too many levels of symbolic links',
   'tar: Exiting with failure status due to previous errors',

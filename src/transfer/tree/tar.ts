@@ -68,7 +68,7 @@ const SUMMARY = /^tar: (Exiting with failure status due to previous errors|Error
 
 /** What a program that goes on working may do to its files while they are read. */
 const MOVING =
-  /: (file changed as we read it|[Ff]ile removed before we read it|File shrank by [0-9]+ bytes?; padding with zeros|(?:Warning: )?(?:Cannot [a-z]+|Read error at byte [0-9]+, while reading [0-9]+ bytes): (No such file or directory|Not a directory|Stale file handle|Too many levels of symbolic links))$/;
+  /: (file changed as we read it|[Ff]ile removed before we read it|File shrank by [0-9]+ bytes?; padding with zeros|(?:Warning: )?(?:Cannot [a-z_]+|Read error at byte [0-9]+, while reading [0-9]+ bytes): (No such file or directory|Not a directory|Stale file handle|Too many levels of symbolic links))$/;
 
 /** Names cannot imitate these lines: tar escapes line feeds in them, and the reason stands at the end. */
 export function isHarmlessWhileLive(line: string): boolean {
