@@ -90,6 +90,18 @@ export interface CheckpointRequest {
   lazy?: true;
   /** Milliseconds until the dump counts as failed. */
   timeout_ms: number;
+  /** Called when CRIU has been told to begin. */
+  onBegun?: () => void;
+}
+
+export interface AfterCheckpoint {
+  /** CRIU has let go of the processes. */
+  ended: Promise<void>;
+  /**
+   * Rejects if the images turned out not to be what the service is. A driver may look at what takes long, and hardly ever
+   * differs, while the destination restores already.
+   */
+  holds: Promise<void>;
 }
 
 export interface RestoreRequest {
@@ -157,6 +169,8 @@ export interface Driver {
    */
   prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void>;
   checkpoint(handle: string, request: CheckpointRequest): Promise<void>;
+  /** What goes on after the last checkpoint has returned, of which the commit must wait for `holds`. */
+  afterCheckpoint(handle: string): AfterCheckpoint;
   /**
    * Does what a restore with the same request can do before its images are there, so that it need not be done while the
    * service stands still. Of the images only descriptors.json must be in imagesDir (without it nothing is prepared), and

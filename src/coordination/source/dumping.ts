@@ -54,8 +54,10 @@ async function sendBoth(
     throw error;
   };
   const trees = (memory.trees ??= await createTreeRounds(context, row, signal));
-  const files = timed(context, row.id, 'files', trees.final({ signal: either, pids })).catch(stopOther);
-  const pages = dumpMemory(context, row, driver, either, memory).catch(stopOther);
+  const begun = Promise.withResolvers<void>();
+  const last = trees.final({ signal: either, pids, begun: begun.promise });
+  const files = timed(context, row.id, 'files', last).catch(stopOther);
+  const pages = dumpMemory(context, row, driver, either, memory, begun.resolve).catch(stopOther).finally(begun.resolve);
   const results = await Promise.allSettled([files, pages]);
   trees.close();
   const failure = results.find((result) => result.status === 'rejected');
@@ -68,6 +70,7 @@ async function dumpMemory(
   driver: Driver,
   signal: AbortSignal,
   memory: SourceMemory,
+  onBegun: () => void,
 ): Promise<void> {
   const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);
   const { imagesDir } = request;
@@ -83,13 +86,15 @@ async function dumpMemory(
     await timed(context, row.id, 'find', moving.find());
   }
   if (dumpsHere(row)) {
-    await timed(context, row.id, 'dump', driver.checkpoint(row.handle, request)).catch(async (error: unknown) => {
-      throw (await explain(driver, row)) ?? error;
-    });
+    await timed(context, row.id, 'dump', driver.checkpoint(row.handle, { ...request, onBegun })).catch(
+      async (error: unknown) => {
+        throw (await explain(driver, row)) ?? error;
+      },
+    );
     // Otherwise that is done while the destination restores.
     if (!early) await moving?.seal(imagesDir);
   } else {
-    pageBytes = await dumpThroughRelay(context, row, driver, request, signal, progress.add);
+    pageBytes = await dumpThroughRelay(context, row, driver, { ...request, onBegun }, signal, progress.add);
   }
   signal.throwIfAborted();
   if (memory.images !== undefined) {

@@ -35,7 +35,7 @@ const CONNECTIONS = 2;
 /** How long a broken link is retried before the commit; afterwards the source asks again for as long as it takes. */
 const RECONNECT_MS = 20_000;
 
-/** The request that the destination waits for is on the wire by then; finding keeps this thread busy for a while. */
+/** Turns of the event loop after which a request is on the wire. */
 const REQUEST_TURNS = 3;
 
 /** A process whose memory moves. */
@@ -223,8 +223,9 @@ export class MovingMemory {
    * After the dump, where nobody waits for the memory before the service runs: finding what was written last and sealing
    * go on while the destination restores. `found` must have resolved before the commit.
    */
-  findAndSeal(imagesDir: string, found: (finding: Promise<void>) => Promise<void>): void {
-    this.#finding = turns(REQUEST_TURNS)
+  findAndSeal(imagesDir: string, ended: Promise<void>, found: (finding: Promise<void>) => Promise<void>): void {
+    // Finding keeps this thread busy, and the request that the destination waits for shall have left before.
+    this.#finding = Promise.all([ended, turns(REQUEST_TURNS)])
       .then(() => found(this.find()))
       .then(() => this.seal(imagesDir));
     this.#finding.catch(() => undefined);

@@ -23,16 +23,17 @@ export const restoring: SourceStep = {
     // A host that went down has lost the memory of the service, and all of it is at the destination (or it says so):
     // then there is nothing to go back to, and waiting for the destination is right.
     const onlyThere = row.data['boot'] !== (await bootMark());
+    const after = context.driver(row.engine).afterCheckpoint(row.handle);
     const asking = onlyThere
       ? untilAnswered(context, row, signal, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
       : context.peers.request(row.destination, { ...request, signal });
     if (runsEarly(planOf(row).technique)) {
       const { imagesDir } = checkpointRequest(context, row);
-      memory.moving?.findAndSeal(imagesDir, (finding) => timed(context, row.id, 'find', finding));
+      memory.moving?.findAndSeal(imagesDir, after.ended, (finding) => timed(context, row.id, 'find', finding));
     }
     const answer = await asking;
     if (answer.state === 'restored') {
-      await memory.moving?.found();
+      await Promise.all([memory.moving?.found(), timed(context, row.id, 'holds', after.holds)]);
       if (!onlyThere) await requireFrozen(context, row);
       return 'committing';
     }

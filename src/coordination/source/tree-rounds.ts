@@ -10,6 +10,8 @@ export interface FinalRound {
   signal: AbortSignal;
   /** The processes of the service, its first one first. */
   pids: readonly number[];
+  /** The walk keeps this thread busy for a while, so it begins when CRIU has been told to. */
+  begun: Promise<void>;
 }
 
 /** The files of one migration on their way: rounds while the service runs, and a last one when it is frozen. */
@@ -60,9 +62,9 @@ export async function createTreeRounds(context: SagaContext, row: Row, signal: A
       await syncShared(shared, prepareSignal);
       await sender.prepare(prepareSignal);
     },
-    final: ({ pids, signal: finalSignal }) => {
+    final: ({ pids, begun, signal: finalSignal }) => {
       const temporary = pids[0] === undefined ? [] : temporaryDirectories(pids[0]);
-      const alwaysDirty = findMapped(pids);
+      const alwaysDirty = begun.then(() => findMapped(pids));
       const sent = told((onBytes) => sender.final({ alwaysDirty, temporary, signal: finalSignal, onBytes }));
       return Promise.all([sent, syncShared(shared, finalSignal)]).then(([round]) => round);
     },

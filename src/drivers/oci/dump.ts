@@ -5,10 +5,17 @@ import type { Duplex } from 'node:stream';
 import { criuVersion, versionAtLeast } from '#src/checkpoint/criu.ts';
 import { criuFailure } from '#src/checkpoint/errors.ts';
 import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
-import type { CheckpointRequest } from '../contract.ts';
+import type { AfterCheckpoint, CheckpointRequest } from '../contract.ts';
 import { isMissing, poll } from './cgroup.ts';
 import { runDetached } from './child.ts';
-import { completeImages, type HiddenMemory, hideMemory } from './hidden-memory.ts';
+import {
+  completeImages,
+  type HiddenMemory,
+  hideMemory,
+  requireAsAssumed,
+  type SeenMappings,
+  seeMappings,
+} from './hidden-memory.ts';
 import { requireProgram } from './runtime.ts';
 import { binOf, writeStandIns } from './stand-ins.ts';
 
@@ -32,6 +39,8 @@ interface GatedDump {
   settings: string;
   /** CRIU knows the flag with which memory is hidden from it. */
   canHide: boolean;
+  /** What the processes' mappings were while it was prepared. */
+  seen: SeenMappings;
   /** The gate is reached. */
   ready: Promise<void>;
   /** Every image is written. */
@@ -44,14 +53,22 @@ interface GatedDump {
 
 let hidingWorks = true;
 const waiting = new Map<string, GatedDump>();
+/** What goes on after the last dump of a container. */
+const over = new Map<string, AfterCheckpoint>();
 
 /** Brings a dump of a running container so far that only CRIU itself remains to be started. */
-export async function prepareDump(root: string, id: string, request: CheckpointRequest): Promise<void> {
+export async function prepareDump(
+  root: string,
+  id: string,
+  request: CheckpointRequest,
+  pids: readonly number[],
+): Promise<void> {
   const known = waiting.get(id);
   if (known !== undefined && sameRequest(known.request, request)) return await known.ready;
   giveUpDump(id);
   if (waiting.size >= WAITING_MAX) return;
   const dump = await startDump(root, id, request);
+  if (dump.canHide && hidingWorks) dump.seen = await seeMappings(pids);
   waiting.set(id, dump);
   const forget = () => {
     if (waiting.get(id) === dump) waiting.delete(id);
@@ -69,7 +86,12 @@ export async function prepareDump(root: string, id: string, request: CheckpointR
 export function giveUpDump(id: string): void {
   const dump = waiting.get(id);
   waiting.delete(id);
+  over.delete(id);
   dump?.giveUp();
+}
+
+export function afterDump(id: string): AfterCheckpoint {
+  return over.get(id) ?? { ended: Promise.resolve(), holds: Promise.resolve() };
 }
 
 function sameRequest(left: CheckpointRequest, right: CheckpointRequest): boolean {
@@ -91,16 +113,27 @@ export async function dumpFrozen(
   let hidden: HiddenMemory[] = [];
   try {
     await dump.ready;
-    hidden = dump.canHide && hidingWorks ? hideMemory(pids, join(dump.settings, 'smaps')) : [];
+    hidden = dump.canHide && hidingWorks ? hideMemory(pids, join(dump.settings, 'smaps'), dump.seen) : [];
     dump.go();
+    request.onBegun?.();
     await Promise.race([dump.ended, dump.complete]);
     await completeImages(request.imagesDir, hidden);
+    const ended = dump.ended.then(() => undefined);
+    // Whoever wants to know asks for it; until then a failure is nobody's.
+    const holds = ended.then(() => requireAsAssumed(hidden)).catch(hidNothingMore);
+    holds.catch(() => undefined);
+    over.set(id, { ended, holds });
   } catch (error) {
     // Whatever was wrong, the next dump does without.
     if (hidden.length > 0) hidingWorks = false;
     if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
     throw criuFailure('UMS_E_DUMP', await logOf(request.workDir, 'dump.log'), toUmsError(error));
   }
+}
+
+function hidNothingMore(error: unknown): never {
+  hidingWorks = false;
+  throw error;
 }
 
 async function startDump(root: string, id: string, request: CheckpointRequest): Promise<GatedDump> {
@@ -144,6 +177,7 @@ async function startDump(root: string, id: string, request: CheckpointRequest): 
   return {
     request,
     settings,
+    seen: new Map(),
     canHide: request.lazy === true && process.arch === 'x64' && versionAtLeast(version, HIDES_SINCE),
     ready: ready.promise,
     complete: complete.promise,

@@ -1,8 +1,9 @@
+import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { markMappings } from './hidden-memory.ts';
+import { asSeen, type HiddenMemory, markMappings, requireAsAssumed, seeMappings } from './hidden-memory.ts';
 import { unmark } from './mm-image.ts';
 
 const mapping = (range: string, what: string, rss_kib: number, flags: string): string =>
@@ -29,6 +30,44 @@ describe('memory hidden from CRIU', () => {
     ]);
     expect(text.replaceAll(' dp \n', ' \n')).toBe(smaps);
     expect(text.match(/ dp /g)).toHaveLength(2);
+  });
+});
+
+describe('mappings that were seen before the freeze', () => {
+  const maps = (): string => readFileSync(`/proc/${process.pid}/maps`, 'latin1');
+  const assumed = (lines: string[]): HiddenMemory => ({
+    pid: process.pid,
+    inside: 1,
+    areas: [],
+    present: Promise.resolve([]),
+    assumed: lines,
+  });
+
+  it('are named alike in maps and smaps, and stand for the flags', async () => {
+    // This process maps and unmaps all the time, so a quiet one is looked at.
+    const child = spawn('sleep', ['60']);
+    try {
+      const { pid = 0 } = child;
+      const seen = (await seeMappings([pid])).get(pid) ?? new Map();
+      const text = asSeen(readFileSync(`/proc/${pid}/maps`, 'latin1'), seen) ?? '';
+      const smaps = readFileSync(`/proc/${pid}/smaps`, 'latin1');
+      const wanted = smaps.split('\n').filter((line) => /^([0-9a-f]+-|VmFlags:)/.test(line));
+      expect(text.split('\n').filter((line) => /^([0-9a-f]+-|VmFlags:)/.test(line))).toEqual(wanted);
+    } finally {
+      child.kill('SIGKILL');
+    }
+  });
+  it('are of no use when there is a new one', async () => {
+    const seen = new Map((await seeMappings([process.pid])).get(process.pid));
+    const [first = ''] = maps().split('\n');
+    seen.delete(first);
+    expect(asSeen(maps(), seen)).toBeUndefined();
+  });
+  it('must turn out to be as they were', async () => {
+    await expect(requireAsAssumed([assumed(['7f00-7f01 rw-p VmFlags: rd wr'])])).rejects.toMatchObject({
+      code: 'UMS_E_DUMP',
+    });
+    await expect(requireAsAssumed([{ ...assumed([]), assumed: undefined }])).resolves.toBeUndefined();
   });
 });
 

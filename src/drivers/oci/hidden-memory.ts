@@ -1,4 +1,5 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readPagemap, writePagemap } from '#src/checkpoint/lazy/images.ts';
 import { PE_LAZY } from '#src/checkpoint/lazy/protocol.ts';
@@ -16,6 +17,11 @@ import { unmark } from './mm-image.ts';
  *
  * Only for large mappings that CRIU would call lazy whole (vma_entry_can_be_lazy in its source, and no thread's stack
  * pointer in it, because CRIU writes that page); everything else is left to CRIU.
+ *
+ * To read smaps the kernel looks at every page, twenty milliseconds for each GiB, though only the flags are wanted. So it is
+ * read before the freeze; afterwards the list of mappings alone, which is quick, tells whether they are the same. A flag
+ * could have been changed in between (madvise of a whole mapping), so smaps is read once more while the destination
+ * restores, and a difference fails the checkpoint before anything runs there.
  */
 export interface HiddenMemory {
   /** Process id here, and in the container, by which the images are named. */
@@ -24,7 +30,17 @@ export interface HiddenMemory {
   areas: PageRange[];
   /** Which of their pages are there. */
   present: Promise<PageRange[]>;
+  /** Mappings with their flags as they were before the freeze, where they were taken to be the same after it. */
+  assumed: readonly string[] | undefined;
 }
+
+interface Mapping {
+  flags: string;
+  rss_kib: number;
+}
+
+/** By process, then by the line that names a mapping in both maps and smaps. */
+export type SeenMappings = ReadonlyMap<number, ReadonlyMap<string, Mapping>>;
 
 /** Mappings with less memory than this cost CRIU nothing worth mentioning. */
 const AREA_BYTES_MIN = 4 * 1024 * 1024;
@@ -35,22 +51,29 @@ const PROCESS_KIB_MIN = 64 * 1024;
 /** CRIU's own entries end with its pipes; `criu lazy-pages` counts the bytes of one entry in an int. */
 const ENTRY_PAGES_MAX = 16_384;
 const PROCESSES_MAX = 256;
+/** Flags that CRIU does not ask for, and that come and go by themselves or by our own looking for written pages. */
+const FLEETING = new Set(['sd', 'um', 'uw', 'ui']);
 const NEVER = new Set(['lo', 'ht', 'dp', 'gd', 'io', 'pf', 'sh', 'ss']);
 
 /** Writes DIRECTORY/PID for every frozen process of which something is hidden: what CRIU shall see as its smaps. */
-export function hideMemory(pids: readonly number[], directory: string): HiddenMemory[] {
+export function hideMemory(pids: readonly number[], directory: string, seen: SeenMappings): HiddenMemory[] {
   if (pids.length > PROCESSES_MAX) return [];
   // The service stands still and these files are the kernel's: waiting for a thread to read them would take longer.
-  return pids.map((pid) => hideProcess(pid, directory)).filter((each) => each !== undefined);
+  return pids.map((pid) => hideProcess(pid, directory, seen.get(pid))).filter((each) => each !== undefined);
 }
 
-function hideProcess(pid: number, directory: string): HiddenMemory | undefined {
+function hideProcess(
+  pid: number,
+  directory: string,
+  seen: ReadonlyMap<string, Mapping> | undefined,
+): HiddenMemory | undefined {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
     const inside = Number(/^NSpid:.*?(\d+)$/m.exec(status)?.[1] ?? '0');
     if (inside <= 0 || Number(/^RssAnon:\s*(\d+) kB$/m.exec(status)?.[1] ?? '0') < PROCESS_KIB_MIN) return undefined;
     const stacks = stackPointers(pid);
-    const smaps = readFileSync(`/proc/${pid}/smaps`, 'latin1');
+    const known = seen === undefined ? undefined : asSeen(readFileSync(`/proc/${pid}/maps`, 'latin1'), seen);
+    const smaps = known ?? readFileSync(`/proc/${pid}/smaps`, 'latin1');
     if (stacks === undefined || smaps.length > SMAPS_BYTES_MAX) return undefined;
     const { text, areas } = markMappings(smaps, stacks);
     if (areas.length === 0) return undefined;
@@ -58,10 +81,78 @@ function hideProcess(pid: number, directory: string): HiddenMemory | undefined {
     writeFileSync(join(directory, String(pid)), text, { encoding: 'latin1', mode: 0o600 });
     const present = presentPages(pid, areas);
     present.catch(() => undefined);
-    return { pid, inside, areas, present };
+    return { pid, inside, areas, present, assumed: known === undefined ? undefined : flagsIn(known) };
   } catch (error) {
     if (isMissing(error)) return undefined;
     throw error;
+  }
+}
+
+/** What the mappings of running processes are. */
+export async function seeMappings(pids: readonly number[]): Promise<SeenMappings> {
+  const seen = new Map<number, Map<string, Mapping>>();
+  for (const pid of pids.slice(0, PROCESSES_MAX)) {
+    const smaps = await readFile(`/proc/${pid}/smaps`, 'latin1').catch(noneIfMissing);
+    if (smaps.length > SMAPS_BYTES_MAX) continue;
+    const mappings = new Map<string, Mapping>();
+    for (const [line, mapping] of eachMapping(smaps)) mappings.set(line, mapping);
+    seen.set(pid, mappings);
+  }
+  return seen;
+}
+
+function noneIfMissing(error: unknown): string {
+  if (isMissing(error)) return '';
+  throw error;
+}
+
+function* eachMapping(smaps: string): Generator<[string, Mapping]> {
+  let line = '';
+  let rss_kib = 0;
+  for (const text of smaps.split('\n')) {
+    if (/^[0-9a-f]+-/.test(text)) {
+      line = text;
+      rss_kib = 0;
+    } else if (text.startsWith('Rss:') || text.startsWith('Swap:')) {
+      rss_kib += Number(text.split(/\s+/)[1]);
+    } else if (text.startsWith('VmFlags:')) {
+      yield [line, { flags: text, rss_kib }];
+    }
+  }
+}
+
+/** What CRIU reads of smaps, put together from maps and what was seen before; undefined if a mapping is not known. */
+export function asSeen(maps: string, seen: ReadonlyMap<string, Mapping>): string | undefined {
+  const lines: string[] = [];
+  for (const line of maps.split('\n')) {
+    if (line === '') continue;
+    const mapping = seen.get(line);
+    if (mapping === undefined) return undefined;
+    lines.push(line, `Rss: ${mapping.rss_kib} kB`, mapping.flags);
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+function flagsIn(smaps: string): string[] {
+  return [...eachMapping(smaps)].map(([line, { flags }]) => {
+    const lasting = flags.split(/\s+/).filter((flag) => !FLEETING.has(flag));
+    return `${line} ${lasting.join(' ')}`;
+  });
+}
+
+/** After the dump, with CRIU gone: throws when a mapping is not what CRIU was told. */
+export async function requireAsAssumed(hidden: readonly HiddenMemory[]): Promise<void> {
+  for (const { pid, inside, assumed } of hidden) {
+    if (assumed === undefined) continue;
+    const now = flagsIn(await readFile(`/proc/${pid}/smaps`, 'latin1'));
+    const at = assumed.findIndex((line, index) => line !== now[index]);
+    if (at < 0 && now.length === assumed.length) continue;
+    throw new UmsError('UMS_E_DUMP', {
+      message: `Process ${inside} changed how a part of its memory is treated in the moment before it was frozen`,
+      fault: 'service',
+      mend: 'Try again.',
+      detail: `before: ${assumed[at] ?? 'nothing'}\nafter: ${now[at] ?? 'nothing'}`,
+    });
   }
 }
 

@@ -1,4 +1,5 @@
-import { access, constants, readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { access, constants } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -55,10 +56,10 @@ const START_FIELD = 19;
  */
 export async function initPid(root: string, id: string): Promise<number | undefined> {
   try {
-    const text = await readFile(join(root, id, 'state.json'), 'utf8');
+    const text = readFileSync(join(root, id, 'state.json'), 'utf8');
     const state = runtimeStateSchema.parse(JSON.parse(text));
     if (state.init_process_pid <= 0) return undefined;
-    const stat = await readFile(`/proc/${state.init_process_pid}/stat`, 'utf8');
+    const stat = readFileSync(`/proc/${state.init_process_pid}/stat`, 'utf8');
     const started = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[START_FIELD]);
     return state.init_process_start === 0 || state.init_process_start === started ? state.init_process_pid : undefined;
   } catch (error) {

@@ -1,5 +1,6 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import type {
+  AfterCheckpoint,
   CheckpointRequest,
   CreatedService,
   Driver,
@@ -13,7 +14,7 @@ import type {
   ServiceSummary,
 } from '../contract.ts';
 import { type Freezer, freezerOf, isFrozen, processesOf, setFrozen, waitUntilUntraced } from '../oci/cgroup.ts';
-import { dumpFrozen, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
+import { dumpFrozen, afterDump, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
@@ -235,7 +236,7 @@ export class PodmanDriver implements Driver {
     if (state !== 'running' && state !== 'frozen') throw notRunning(name, state);
     const inspect = await inspectContainer(id);
     if (inspect !== undefined) this.#remember(inspect);
-    await prepareDump(RUNC_ROOT, id, request);
+    await prepareDump(RUNC_ROOT, id, request, await this.processes(handle));
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
@@ -255,6 +256,10 @@ export class PodmanDriver implements Driver {
     if (dumped.status === 'rejected') throw dumped.reason;
     if (saved.status === 'rejected') throw saved.reason;
     this.#notes.later(id, () => this.#tellFrozen(id));
+  }
+
+  afterCheckpoint(handle: string): AfterCheckpoint {
+    return afterDump(readHandle(handle).id);
   }
 
   async #tellFrozen(id: string): Promise<void> {

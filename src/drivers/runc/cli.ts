@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -77,11 +78,11 @@ export async function runPiped(
     let text = '';
     const ended = await poll(
       async () => {
-        text = await readStatus(status);
+        text = readStatus(status);
         return text !== '';
       },
       timeout_ms,
-      5,
+      2,
     );
     if (!ended) {
       throw new UmsError('UMS_E_TIMEOUT', {
@@ -97,9 +98,9 @@ export async function runPiped(
   }
 }
 
-async function readStatus(path: string): Promise<string> {
+function readStatus(path: string): string {
   try {
-    return await readFile(path, 'utf8');
+    return readFileSync(path, 'utf8');
   } catch (error) {
     if (isMissing(error)) return '';
     throw error;

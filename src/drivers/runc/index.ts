@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type {
+  AfterCheckpoint,
   CheckpointRequest,
   CreatedService,
   Driver,
@@ -14,7 +15,7 @@ import type {
   ServiceSummary,
 } from '../contract.ts';
 import { type Freezer, freezerOf, isFrozen, poll, processesOf, setFrozen, waitUntilUntraced } from '../oci/cgroup.ts';
-import { dumpFrozen, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
+import { dumpFrozen, afterDump, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
 import { exists } from '../oci/files.ts';
 import { killFrozen, requireAllFrozen } from '../oci/frozen.ts';
 import { hasDescriptors, PreparedRestores } from '../oci/prepared.ts';
@@ -222,7 +223,7 @@ export class RuncDriver implements Driver {
     const { id } = readHandle(handle);
     const state = await this.state(handle);
     if (state !== 'running' && state !== 'frozen') throw notRunning(id, state);
-    await prepareDump(RUNC_ROOT, id, request);
+    await prepareDump(RUNC_ROOT, id, request, await this.processes(handle));
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
@@ -231,6 +232,10 @@ export class RuncDriver implements Driver {
     if (state !== 'frozen') throw notRunning(id, state);
     await this.#throttle.set(id, [], undefined);
     await dumpFrozen(RUNC_ROOT, id, request, await this.processes(handle));
+  }
+
+  afterCheckpoint(handle: string): AfterCheckpoint {
+    return afterDump(readHandle(handle).id);
   }
 
   async prepareRestore(handle: string, request: RestoreRequest): Promise<void> {
@@ -246,10 +251,12 @@ export class RuncDriver implements Driver {
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
     const { id, bundle } = readHandle(handle);
-    const state = await this.state(handle);
+    // What waits at its gate has no processes yet, and runc's own answer would take ten milliseconds.
+    const waits = await this.#prepared.has(id, request);
+    const state = waits ? 'created' : await this.state(handle);
     if (state === 'restored') return;
     if (state !== 'created') throw notRunning(id, state);
-    if (!(await this.#prepared.has(id, request)) || !(await this.#prepared.finish(id))) {
+    if (!waits || !(await this.#prepared.finish(id))) {
       await this.#prepared.giveUp(id);
       await writeSettings(this.#area, { id, bundle, request }, false);
       await launch(this.#area, { id, bundle, request });
