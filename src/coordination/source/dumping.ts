@@ -20,11 +20,12 @@ export const dumping: SourceStep = {
   async run(context, row, signal, memory) {
     const driver = context.driver(row.engine);
     const pids = await driver.processes(row.handle);
-    const sending = sendBoth(context, row, driver, signal, memory, pids);
-    // Looked at beside; what it fails with counts only when both have ended that must not be left alone.
-    const looking = (async () => listeningPorts(pids))();
+    // Asking the kernel for its sockets takes ten milliseconds, which pass beside the dump.
+    const begun = Promise.withResolvers<void>();
+    const looking = begun.promise.then(() => listeningPorts(pids));
+    // What it fails with counts only when both have ended that must not be left alone.
     looking.catch(() => undefined);
-    await sending;
+    await sendBoth(context, row, driver, signal, memory, pids, begun);
     const listening = await looking;
     if (!runsEarly(planOf(row).technique)) await memory.moving?.complete(signal);
     // Told with the request to restore, so that it costs no round trip of its own.
@@ -46,6 +47,7 @@ async function sendBoth(
   signal: AbortSignal,
   memory: SourceMemory,
   pids: readonly number[],
+  begun: PromiseWithResolvers<void>,
 ): Promise<void> {
   const failed = new AbortController();
   const either = AbortSignal.any([signal, failed.signal]);
@@ -54,7 +56,6 @@ async function sendBoth(
     throw error;
   };
   const trees = (memory.trees ??= await createTreeRounds(context, row, signal));
-  const begun = Promise.withResolvers<void>();
   const last = trees.final({ signal: either, pids, begun: begun.promise });
   const files = timed(context, row.id, 'files', last).catch(stopOther);
   const pages = dumpMemory(context, row, driver, either, memory, begun.resolve).catch(stopOther).finally(begun.resolve);
