@@ -17,11 +17,13 @@ test('the summary names every part with its verdict', () => {
   expect(lines[1]).toMatch(/^FAIL kill\.e2e\.ts +3 passed +1 failed +61\.0 s$/);
 });
 
+/** A failed test as TAP tells it. */
+function report(name: string, indent: string, details: string[]): string {
+  const lines = [`not ok 1 - ${name}`, '  ---', ...details.map((line) => `  ${line}`), '  ...', ''];
+  return lines.map((line) => `${indent}${line}`).join('\n');
+}
+
 test('the report tells which tests failed by themselves, and why', () => {
-  const report = (name: string, indent: string, details: string[]): string =>
-    [`not ok 1 - ${name}`, '  ---', ...details.map((line) => `  ${line}`), '  ...', '']
-      .map((line) => `${indent}${line}`)
-      .join('\n');
   const tap =
     report('inner', '    ', ["failureType: 'testCodeFailure'", "error: 'it took 1200 ms'", "code: 'ERR_ASSERTION'"]) +
     report('long', '    ', ["failureType: 'testCodeFailure'", 'error: |-', '  first line', '  second line']) +

@@ -99,6 +99,11 @@ export async function runUnitTests(pattern: string, signal: AbortSignal): Promis
   });
 }
 
+function rank(file: string): number {
+  const at = LONGEST.findIndex((each) => file.startsWith(each));
+  return at < 0 ? LONGEST.length : at;
+}
+
 /**
  * Each file gets a fresh lab: what one leaves behind must not decide about another. Most of a test's time is waiting, so
  * two files run at once, each in a lab of its own; those that measure run alone, at the end.
@@ -114,7 +119,6 @@ export async function runEndToEnd(pattern: string, signal: AbortSignal): Promise
   await installPrerequisites(say);
   await buildRootFileSystem(say);
   const name = process.env['UMS_LAB'] ?? 'test';
-  const rank = (file: string): number => LONGEST.findIndex((each) => file.startsWith(each)) + 1 || LONGEST.length + 1;
   const together = files.filter((file) => !MEASURING.test(file)).toSorted((a, b) => rank(a) - rank(b));
   const alone = files.filter((file) => MEASURING.test(file));
   const lanes = Math.min(LANES, together.length);

@@ -146,6 +146,9 @@ export async function preflight(
   if (holder !== undefined && holder !== migration) throw busy(specification.name, holder);
   if (summary.state !== 'running') throw notRunning(specification.name, summary.state);
   const pids = await driver.processes(description.handle);
+  // It takes a while, in which the rest is asked for; whoever is refused before does not hear how it ended.
+  const sampling = sampleMemory(pids, signal);
+  sampling.catch(() => undefined);
   const sizes: Sizes = {
     state_bytes: await memoryBytes(pids),
     file_bytes: await fileBytes(description),
@@ -187,7 +190,7 @@ export async function preflight(
     engine: driver.engine,
     destination,
     sizes,
-    sample: await sampleMemory(pids, signal),
+    sample: await sampling,
     processes: pids.length,
     rtt_ms: await context.peers.ping(destination),
     goals: { max_downtime_ms: options.maxDowntime_ms, max_rounds: options.maxRounds, on_stall: options.onStall },

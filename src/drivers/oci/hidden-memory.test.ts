@@ -33,16 +33,16 @@ describe('memory hidden from CRIU', () => {
   });
 });
 
-describe('mappings that were seen before the freeze', () => {
-  const maps = (): string => readFileSync(`/proc/${process.pid}/maps`, 'latin1');
-  const assumed = (lines: string[]): HiddenMemory => ({
-    pid: process.pid,
-    inside: 1,
-    areas: [],
-    present: Promise.resolve([]),
-    assumed: lines,
-  });
+const maps = (): string => readFileSync(`/proc/${process.pid}/maps`, 'latin1');
+const assumed = (lines: string[]): HiddenMemory => ({
+  pid: process.pid,
+  inside: 1,
+  areas: [],
+  present: Promise.resolve([]),
+  assumed: lines,
+});
 
+describe('mappings that were seen before the freeze', () => {
   it('are named alike in maps and smaps, and stand for the flags', async () => {
     // This process maps and unmaps all the time, so a quiet one is looked at.
     const child = spawn('sleep', ['60']);
