@@ -75,8 +75,9 @@ const POLL_MS = 250;
 export async function freshMove(lab: Lab, one: Case, watch: Watch): Promise<Outcome> {
   await removePulse(lab);
   const alpha = lab.host('alpha');
-  await startPulse(alpha, one, watch.signal);
-  if (watch.client_every_us !== undefined) await frontPulse(lab, alpha);
+  const reachable = watch.client_every_us !== undefined;
+  await startPulse(alpha, { ...one, reachable }, watch.signal);
+  if (reachable) await frontPulse(lab, alpha);
   return oneMove(lab, one, 'alpha', 'beta', watch);
 }
 

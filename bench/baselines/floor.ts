@@ -4,7 +4,9 @@ import { checkMemory, pidOf, pulseArgs, readPulse, removeContainers, runBundle, 
 
 /**
  * The local floor: `runc checkpoint` and `runc restore` of an 8 MiB container on one host, one right after the other,
- * images in memory. It is what runc and CRIU take when there is no network, no memory to speak of and nobody in between.
+ * images in memory. It is what runc and CRIU take when nothing has to travel, there is no memory to speak of and nobody in
+ * between. The container is as `runc spec` makes it, network namespace and all, and so are those of runc's that `ums` moves
+ * beside it.
  */
 export const FLOOR_MIB = 8;
 const NAME = 'bench-floor';
@@ -27,7 +29,7 @@ export interface Floor {
 export async function measureFloor(host: Host, signal: AbortSignal): Promise<Floor> {
   await removeContainers(host, NAME);
   try {
-    await runBundle(host, NAME, pulseArgs({ mib: FLOOR_MIB, dirty_kb_s: 0 }));
+    await runBundle(host, NAME, pulseArgs({ mib: FLOOR_MIB, dirty_kb_s: 0 }), false);
     const calm = CALM_TICKS;
     const ticks = async (more: number) =>
       untilLog(

@@ -20,6 +20,8 @@ export interface PulseSettings {
   read_kb_s?: number;
   zero_mib?: number;
   compressible?: boolean;
+  /** A client outside asks it. Only then a bundle of plain runc, whose network nobody makes, uses its host's. */
+  reachable?: boolean;
 }
 
 export const PULSE = 'bench-pulse';
@@ -82,7 +84,7 @@ export async function startPulse(host: Host, settings: PulseSettings, signal: Ab
   if (settings.engine === 'podman') {
     const image = await host.importImage('pulse');
     await host.exec('podman', ['run', '--detach', '--name', PULSE, image, ...args], { timeout_ms: LIMIT_MS });
-  } else await runBundle(host, PULSE, args);
+  } else await runBundle(host, PULSE, args, settings.reachable);
   await untilTick(host, settings.engine, PULSE, CALM_TICKS, signal);
 }
 
@@ -92,22 +94,33 @@ const configSchema = z.looseObject({
   linux: z.looseObject({ namespaces: z.array(z.looseObject({ type: z.string() })) }),
 });
 
-/** A bundle of plain runc, on the host's own network, so that its port can be reached. */
-export async function runBundle(host: Host, name: string, args: readonly string[]): Promise<void> {
+/** A bundle of plain runc as `runc spec` makes it, or on the host's own network, so that its port can be reached. */
+export async function runBundle(
+  host: Host,
+  name: string,
+  args: readonly string[],
+  reachable: boolean | undefined,
+): Promise<void> {
   const bundle = `/srv/${name}`;
-  await makeBundle(host, bundle, args);
+  await makeBundle(host, bundle, args, reachable);
   const script = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
   await host.exec('sh', ['-c', script, 'sh', bundle, name], { timeout_ms: LIMIT_MS });
 }
 
-export async function makeBundle(host: Host, bundle: string, args: readonly string[]): Promise<void> {
+export async function makeBundle(
+  host: Host,
+  bundle: string,
+  args: readonly string[],
+  reachable = false,
+): Promise<void> {
   await host.exec('sh', ['-ec', 'mkdir -p "$1"; cp -a /opt/bundles/pulse/rootfs "$1/rootfs"', 'sh', bundle]);
   await host.exec('runc', ['spec', '--bundle', bundle]);
   const config = configSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
   config.process['terminal'] = false;
   config.process['args'] = args;
   config.root['readonly'] = false;
-  config.linux.namespaces = config.linux.namespaces.filter((namespace) => namespace.type !== 'network');
+  const { namespaces } = config.linux;
+  config.linux.namespaces = namespaces.filter((namespace) => !reachable || namespace.type !== 'network');
   host.writeFile(`${bundle}/config.json`, JSON.stringify(config, undefined, 2));
 }
 

@@ -19,9 +19,14 @@ const PREPARE_TIMEOUT_MS = 120_000;
 export const copying: SourceStep = {
   async run(context, row, signal, memory) {
     const trees = (memory.trees = await createTreeRounds(context, row, signal));
-    await trees.round(signal);
-    if (planOf(row).path === 'pages') {
-      memory.moving = await MovingMemory.open(context, row, signal);
+    const byPages = planOf(row).path === 'pages';
+    // The connections for memory are opened while the first files travel.
+    const opening = byPages ? MovingMemory.open(context, row, signal) : Promise.resolve(undefined);
+    const [files, opened] = await Promise.allSettled([trees.round(signal), opening]);
+    if (opened.status === 'fulfilled') memory.moving = opened.value;
+    if (files.status === 'rejected') throw files.reason;
+    if (opened.status === 'rejected') throw opened.reason;
+    if (memory.moving !== undefined) {
       if (hasRounds(planOf(row).technique)) {
         const { fallback } = memory.moving;
         if (fallback !== undefined) context.journal.emit(row.id, { event: 'note', text: fallback });

@@ -10,11 +10,14 @@ import type { SourceStep } from './steps.ts';
 /** The destination has confirmed a healthy running service, so the source's copy goes; or stays, stopped, if asked to. */
 export const removing: SourceStep = {
   async run(context, row, signal, memory) {
-    await memory.moving?.close(true);
     const driver = context.driver(row.engine);
-    if (row.options.keepSourceStopped) await driver.discard(row.handle);
-    else await driver.remove(row.handle, { volumes: true, keep: sharedVolumes(specificationOf(row)) });
-    await rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
+    const removed = row.options.keepSourceStopped
+      ? driver.discard(row.handle)
+      : driver.remove(row.handle, { volumes: true, keep: sharedVolumes(specificationOf(row)) });
+    // None of them has to wait for another, and each has ended before the next step or try.
+    const staging = rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
+    const ends = await Promise.allSettled([removed, memory.moving?.close(true), staging]);
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
     context.journal.merge(row.id, { observed: { ...whatItTaught(context, row) } });
     await untilAnswered(context, row, signal, {
       method: 'POST',
