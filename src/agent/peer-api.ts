@@ -65,7 +65,7 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
     destination.restore(
       peerName(request),
       id(request),
-      parseInput(restoreRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE').received,
+      parseInput(restoreRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE'),
     ),
   );
   app.post('/peer/v1/migrations/:id/commit', (request) => destination.commit(peerName(request), id(request)));

@@ -108,8 +108,14 @@ export type Received = z.infer<typeof receivedRequestSchema>;
 /** descriptors.json of the dump to come: the runtime reads it before a restore, and no secret is in it. */
 export const prepareRequestSchema = z.object({ descriptors: z.string().max(65_536).optional() });
 
-/** `received` makes one request of two: each costs the frozen service a round trip. */
-export const restoreRequestSchema = z.object({ received: receivedRequestSchema.optional() });
+/**
+ * `received` makes one request of two: each costs the frozen service a round trip. For the same reason the request comes
+ * before the files are known to have arrived: the restore waits until so many `passes` of their stream were applied.
+ */
+export const restoreRequestSchema = z.object({
+  received: receivedRequestSchema.optional(),
+  passes: z.int().min(0).optional(),
+});
 
 export const answerSchema = z.object({
   state: destinationStateSchema,

@@ -20,6 +20,7 @@ import {
   type Received,
   receivedRequestSchema,
   type reserveRequestSchema,
+  type restoreRequestSchema,
   LAYERS_LIMIT,
 } from '../messages.ts';
 import { dropPageCache } from '../page-caches.ts';
@@ -28,11 +29,17 @@ import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { DESTINATION_STATES } from '../states.ts';
 import { Memories } from './memories.ts';
+import { Passes } from './passes.ts';
 import { asNoRoom, emptyDirectory, hasPages, pageManifest, verifyStaging } from './staging.ts';
 
 /** Upper limits for what one tree of a service may hold; a peer that sends more is cut off. */
 const TREE_LIMITS = { bytes: 16 * 2 ** 40, entries: 5_000_000 } as const;
 const RESTORE_TIMEOUT_MS = 600_000;
+/** What a restore needs may still be on its way. */
+const COMING: readonly DestinationState[] = ['reserved', 'receiving'];
+/** This agent was restarted, and the stream of files ended with the last one. */
+const NO_PASSES = new Passes();
+NO_PASSES.end();
 /** In these states the source may connect the page path. */
 const MEMORY_STATES: readonly DestinationState[] = [
   'reserved',
@@ -63,6 +70,7 @@ export class Destination {
   readonly #images = new Map<string, Promise<void>>();
   /** Streams of files, by migration: programs wait for what comes over them. */
   readonly #sessions = new Map<string, Duplex>();
+  readonly #passes = new Map<string, Passes>();
 
   constructor(context: SagaContext) {
     this.#context = context;
@@ -225,7 +233,10 @@ export class Destination {
   async receiveTrees(peer: string, id: string, stream: Duplex, signal: AbortSignal): Promise<void> {
     this.#sessions.get(id)?.destroy();
     this.#sessions.set(id, stream);
+    const passes = new Passes();
+    this.#passes.set(id, passes);
     stream.once('close', () => {
+      passes.end();
       if (this.#sessions.get(id) === stream) this.#sessions.delete(id);
     });
     await serveTrees(stream, {
@@ -233,6 +244,7 @@ export class Destination {
       admit: () => this.admitTrees(peer, id),
       limits: TREE_LIMITS,
       signal,
+      onApplied: () => passes.applied(),
     });
   }
 
@@ -345,12 +357,15 @@ export class Destination {
     await this.#move(id, 'receiving', 'received');
   }
 
-  restore(peer: string, id: string, received: Received | undefined): Promise<Answer> {
+  restore(peer: string, id: string, { received, passes }: z.infer<typeof restoreRequestSchema>): Promise<Answer> {
     const started = performance.now();
     return this.#exclusive(id, async () => {
       const row = this.#row(peer, id);
       // The images may still be on their way on a stream of their own, which the request has overtaken.
       if (received !== undefined) await timed(this.#context, id, 'images', this.#images.get(id) ?? Promise.resolve());
+      if (passes !== undefined && COMING.includes(this.#state(id))) {
+        await timed(this.#context, id, 'passes', (this.#passes.get(id) ?? NO_PASSES).wait(passes));
+      }
       const early: readonly DestinationState[] = received === undefined ? [] : ['receiving'];
       this.#require(row, [...early, 'received', 'restoring', 'restored', 'aborting', 'aborted']);
       if (this.#state(id) === 'receiving' && received !== undefined) await this.#received(row, received);
@@ -512,6 +527,7 @@ export class Destination {
         await this.#memories.end(row);
         await dropPageCache(this.#context, row.service_uid);
         this.#images.delete(id);
+        this.#passes.delete(id);
         await rm(join(this.#context.stagingRoot, id), { recursive: true, force: true });
         await this.#move(id, 'settling', 'done');
       }
@@ -536,6 +552,7 @@ export class Destination {
     await rm(join(this.#context.stagingRoot, id), { recursive: true, force: true });
     this.#pages.delete(id);
     this.#images.delete(id);
+    this.#passes.delete(id);
     await this.#move(id, 'aborting', 'aborted');
   }
 

@@ -38,7 +38,7 @@ export const dumping: SourceStep = {
  * Files and memory at the same time. The last round of the files is asked for first: what CRIU makes in the service's
  * own /tmp while it dumps is told from the service's files by what was there before. One failing ends the other, because
  * half a copy is of no use, and both have ended before a failure is told: a CRIU still at work would freeze again what
- * going back has thawed.
+ * going back has thawed. Otherwise the files may still be on their way afterwards: the commit waits for them.
  */
 async function sendBoth(
   context: SagaContext,
@@ -59,10 +59,13 @@ async function sendBoth(
   const last = trees.final({ signal: either, pids, begun: begun.promise });
   const files = timed(context, row.id, 'files', last).catch(stopOther);
   const pages = dumpMemory(context, row, driver, either, memory, begun.resolve).catch(stopOther).finally(begun.resolve);
-  const results = await Promise.allSettled([files, pages]);
-  trees.close();
-  const failure = results.find((result) => result.status === 'rejected');
-  if (failure !== undefined) throw failed.signal.reason;
+  const done = files.finally(() => trees.close());
+  done.catch(() => undefined);
+  memory.files = { done, passes: trees.passes() };
+  const [dumped] = await Promise.allSettled([pages]);
+  if (dumped.status === 'fulfilled') return;
+  await Promise.allSettled([done]);
+  throw failed.signal.reason;
 }
 
 async function dumpMemory(

@@ -16,7 +16,7 @@ export const restoring: SourceStep = {
     const request = {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/restore`,
-      body: restoreRequestSchema.parse(memory.received === undefined ? {} : { received: memory.received }),
+      body: restoreRequestSchema.parse({ received: memory.received, passes: memory.files?.passes }),
       schema: answerSchema,
       timeout_ms: RESTORE_TIMEOUT_MS,
     } as const;
@@ -31,9 +31,14 @@ export const restoring: SourceStep = {
       const { imagesDir } = checkpointRequest(context, row);
       memory.moving?.findAndSeal(imagesDir, after.ended, (finding) => timed(context, row.id, 'find', finding));
     }
-    const answer = await asking;
+    const answer = await asking.catch(async (error: unknown) => {
+      // What went wrong with the files is the better reason.
+      await memory.files?.done;
+      throw error;
+    });
+    if (answer.state !== 'restored') await memory.files?.done;
     if (answer.state === 'restored') {
-      await Promise.all([memory.moving?.found(), timed(context, row.id, 'holds', after.holds)]);
+      await Promise.all([memory.files?.done, memory.moving?.found(), timed(context, row.id, 'holds', after.holds)]);
       if (!onlyThere) await requireFrozen(context, row);
       return 'committing';
     }

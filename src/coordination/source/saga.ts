@@ -149,6 +149,7 @@ export class SourceSaga {
       received: undefined,
       images: undefined,
       prepared: false,
+      files: undefined,
     };
     try {
       await this.#run(id, cancel, stop, memory);

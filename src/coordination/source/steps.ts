@@ -17,6 +17,8 @@ export interface SourceMemory {
   frozenSince_ms: number | undefined;
   /** What the destination is told with the request to restore; undefined after a restart of this agent. */
   received: Received | undefined;
+  /** The last round of the files, which the commit waits for, and how many passes there are with it. */
+  files: { done: Promise<unknown>; passes: number } | undefined;
   /** The dump was prepared, and its directories are in use. */
   prepared: boolean;
   /** A stream for CRIU's images, opened before the freeze. */

@@ -25,6 +25,8 @@ export interface TreeRounds {
    * as this has returned, before its promise settles. The trees are exact at the destination when it does.
    */
   final(options: FinalRound): Promise<TreeRound>;
+  /** How many passes the destination will have got, those of a round that has just been asked for included. */
+  passes(): number;
   /** Ends what waits on both sides; without an effect when it has ended. */
   close(): void;
 }
@@ -68,6 +70,7 @@ export async function createTreeRounds(context: SagaContext, row: Row, signal: A
       const sent = told((onBytes) => sender.final({ alwaysDirty, temporary, signal: finalSignal, onBytes }));
       return Promise.all([sent, syncShared(shared, finalSignal)]).then(([round]) => round);
     },
+    passes: () => sender.passes,
     close: () => sender.close(),
   };
 }

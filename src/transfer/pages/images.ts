@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto';
 import { closeSync, createReadStream, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
 
 /**
- * CRIU's images other than memory pages, as one stream: a length-prefixed JSON manifest (name, size, SHA-256 of each
- * file), then the files' bytes in that order. They are small: kilobytes a process, and the content of tmpfs mounts. They lie
+ * CRIU's images other than memory pages, as one stream: a byte that says whether the rest is compressed, a length-prefixed
+ * JSON manifest (name, size, SHA-256 of each file), then the files' bytes in that order. They are small: kilobytes a process, and the content of tmpfs mounts. They lie
  * in memory, where a synchronous call takes microseconds and an asynchronous one waits for its turn among threads; and
  * a service stands still meanwhile.
  */
@@ -18,6 +19,13 @@ const manifestSchema = z
   .array(z.object({ name: z.string().regex(NAME), size: z.int().min(0), sha256: z.string().regex(/^[0-9a-f]{64}$/) }))
   .max(FILES_MAX);
 export type ImageManifest = z.infer<typeof manifestSchema>;
+
+/**
+ * So few bytes are sent as one zstd frame. They are mostly zeros, and what is left fits into the first window of a
+ * connection: without that, over a long link, they would take several round trips, while a service stands still.
+ */
+const COMPRESSED_MAX_BYTES = 1024 * 1024;
+const Encoding = { plain: 0, zstd: 1 } as const;
 
 /** Files up to this size are read once and kept for sending; there are dozens of them, a kilobyte each. */
 const SMALL_BYTES = 256 * 1024;
@@ -63,6 +71,18 @@ export async function* sendImages(directory: string): AsyncGenerator<Uint8Array>
   const json = Buffer.from(JSON.stringify(manifestSchema.parse(files.map((file) => file.entry))));
   const length = Buffer.alloc(4);
   length.writeUInt32BE(json.length);
+  const contents = files.map(({ content }) => content).filter((content) => content !== undefined);
+  const total = contents.reduce((sum, content) => sum + content.length, length.length + json.length);
+  if (contents.length === files.length && total <= COMPRESSED_MAX_BYTES) {
+    const level = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
+    const packed = zstdCompressSync(Buffer.concat([length, json, ...contents]), level);
+    const head = Buffer.of(Encoding.zstd, 0, 0, 0, 0);
+    head.writeUInt32BE(packed.length, 1);
+    yield head;
+    yield packed;
+    return;
+  }
+  yield Buffer.of(Encoding.plain);
   yield length;
   yield json;
   for (const { entry, content } of files) {
@@ -116,7 +136,7 @@ export async function receiveImages(
   body: AsyncIterable<Uint8Array>,
   limitBytes: number,
 ): Promise<ImageManifest> {
-  const reader = new ExactReader(body);
+  const reader = await decoded(new ExactReader(body));
   const length = (await reader.exactly(4)).readUInt32BE();
   if (length > MANIFEST_LIMIT_BYTES) throw corrupt(`the manifest claims ${length} bytes`);
   const parsed = manifestSchema.safeParse(parseJson((await reader.exactly(length)).toString('utf8')));
@@ -126,6 +146,25 @@ export async function receiveImages(
   for (const entry of parsed.data) await receiveOne(directory, entry, reader);
   if ((await reader.some(1)) !== undefined) throw corrupt('bytes follow the last image');
   return parsed.data;
+}
+
+async function decoded(reader: ExactReader): Promise<ExactReader> {
+  const [encoding] = await reader.exactly(1);
+  if (encoding === Encoding.plain) return reader;
+  if (encoding !== Encoding.zstd) throw corrupt('they are encoded in an unknown way');
+  const length = (await reader.exactly(4)).readUInt32BE();
+  if (length > 2 * COMPRESSED_MAX_BYTES) throw corrupt(`they claim ${length} compressed bytes`);
+  const packed = await reader.exactly(length);
+  if ((await reader.some(1)) !== undefined) throw corrupt('bytes follow the last image');
+  try {
+    return new ExactReader(oneOf(zstdDecompressSync(packed, { maxOutputLength: COMPRESSED_MAX_BYTES })));
+  } catch (error) {
+    throw corrupt(`they cannot be decompressed: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
+async function* oneOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
 }
 
 async function receiveOne(directory: string, entry: ImageManifest[number], reader: ExactReader): Promise<void> {

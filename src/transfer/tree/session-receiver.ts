@@ -13,6 +13,8 @@ export interface ServeOptions {
   limits: ReceiveOptions['limits'];
   signal?: AbortSignal;
   onBytes?: (bytes: number) => void;
+  /** A pass is done. */
+  onApplied?: () => void;
 }
 
 /** Programs wait for the last pass in so many trees; the others start theirs when they are needed. */
@@ -83,6 +85,7 @@ class Session {
     const { limits, signal, onBytes } = this.#options;
     const options = { limits, ...(signal && { signal }), ...(onBytes && { onBytes }) };
     const { bytes, files } = await this.#receiver(id).receive(this.#body(), options);
+    this.#options.onApplied?.();
     return { bytes, files, elapsed_ms: performance.now() - started };
   }
 

@@ -62,6 +62,7 @@ export class TreesSender {
   readonly #reader: ByteReader;
   readonly #states: TreeState[];
   readonly #facts = new Facts();
+  #passes = 0;
   /** Answers come one after the other; each waits for the one before. */
   #answers: Promise<unknown> = Promise.resolve();
 
@@ -79,6 +80,11 @@ export class TreesSender {
       ready: new ReadyPacks(tree.path),
       store: new BlockStore(budget),
     }));
+  }
+
+  /** Passes that were sent over this stream or are about to be, those of a round that has just been asked for included. */
+  get passes(): number {
+    return this.#passes;
   }
 
   /** A round while the service runs. */
@@ -140,6 +146,7 @@ export class TreesSender {
 
   #round(options: RoundOptions, live: boolean, views: ReadonlyMap<string, DumpView>): Promise<TreeRound> {
     const started = performance.now();
+    this.#passes += this.#states.length;
     return this.#guarded(options.signal, async () => {
       const round: TreeRound = { files: 0, bytes: 0, deletions: 0, entries: 0, elapsed_ms: 0 };
       const snapshots: Snapshot[] = [];
