@@ -27,6 +27,7 @@ export class ArrivingMemory {
   readonly #context: SagaContext;
   readonly #row: Row;
   readonly #receiver: PageReceiver;
+  readonly #store: PageStore;
   readonly #cache: PageCache | undefined;
   #pager: LazyPager | undefined;
   #serving = false;
@@ -40,7 +41,14 @@ export class ArrivingMemory {
   #turn: Promise<void> = Promise.resolve();
   readonly #ended = new AbortController();
 
-  private constructor(context: SagaContext, row: Row, receiver: PageReceiver, cache: PageCache | undefined) {
+  private constructor(
+    context: SagaContext,
+    row: Row,
+    receiver: PageReceiver,
+    store: PageStore,
+    cache: PageCache | undefined,
+  ) {
+    this.#store = store;
     this.#cache = cache;
     this.#context = context;
     this.#row = row;
@@ -56,7 +64,7 @@ export class ArrivingMemory {
     const cache = await openPageCache(context, row.service_uid);
     const store = await PageStore.open(join(directory, 'pages'), cache === undefined ? {} : { cache });
     const receiver = PageReceiver.open(store, {});
-    const arriving = new ArrivingMemory(context, row, receiver, cache);
+    const arriving = new ArrivingMemory(context, row, receiver, store, cache);
     const pager = await reconnectPager(join(directory, 'pager'));
     if (pager !== undefined) await arriving.#adopt(pager);
     receiver.onLink((up) => arriving.#onLink(up));
@@ -248,6 +256,8 @@ export class ArrivingMemory {
     this.#ended.abort(new Error('the memory need not arrive any more'));
     this.#stopWaitingForLink();
     await this.#receiver.close();
+    // An open file keeps its memory although it has no name any more.
+    this.#store.close();
     this.#cache?.close();
     await this.#pager?.stop();
   }
@@ -257,6 +267,7 @@ export class ArrivingMemory {
     this.#ended.abort(new Error('the agent stops'));
     this.#stopWaitingForLink();
     await this.#receiver.close();
+    this.#store.close();
   }
 
   #require(): LazyPager {

@@ -155,10 +155,12 @@ export async function checksumOk(host: Host, name: string): Promise<void> {
   });
 }
 
-/** Nothing of any migration is left in memory or among the mounts of a host. */
+/** Nothing of any migration is left in memory: neither files nor descriptors, which keep the memory of removed files. */
 export async function nothingStaged(host: Host): Promise<void> {
+  const script = `ls /run/ums/staging; ls -l /proc/[0-9]*/fd 2>/dev/null | grep '/run/ums/staging/.*deleted' || true`;
   await until(`staging of ${host.name} is empty`, 20_000, async () => {
-    const { stdout } = await host.exec('ls', ['/run/ums/staging']);
-    return stdout.trim() === '' ? true : undefined;
+    const { stdout } = await host.exec('sh', ['-c', script]);
+    if (stdout.trim() !== '') throw new Error(stdout);
+    return true;
   });
 }
