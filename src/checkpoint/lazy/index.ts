@@ -7,5 +7,6 @@ export {
   reconnectPager,
   startPager,
 } from './pager.ts';
+export { firstTouched } from './first-touched.ts';
 export { lazyContents, materialise, type PageSource } from './pagemap.ts';
 export { closePageServer } from './protocol.ts';

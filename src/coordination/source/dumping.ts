@@ -95,8 +95,9 @@ async function dumpMemory(
         throw (await explain(driver, row)) ?? error;
       },
     );
-    // Otherwise that is done while the destination restores.
-    if (!early) await moving?.seal(imagesDir);
+    // Where the service runs early, the rest of that is done while the destination restores.
+    if (early) await moving?.sendFirst(imagesDir);
+    else await moving?.seal(imagesDir);
   } else {
     pageBytes = await dumpThroughRelay(context, row, driver, { ...request, onBegun }, signal, progress.add);
   }

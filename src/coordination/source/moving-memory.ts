@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
-import { lazyContents } from '#src/checkpoint/lazy/index.ts';
+import { firstTouched, lazyContents } from '#src/checkpoint/lazy/index.ts';
 import {
   type DirtyTracker,
   type FinalPages,
@@ -35,6 +35,8 @@ const CONNECTIONS = 2;
 /** How long a broken link is retried before the commit; afterwards the source asks again for as long as it takes. */
 const RECONNECT_MS = 20_000;
 
+/** Pages of small mappings that are sent ahead; more would keep the commit's messages waiting on a slow link. */
+const FIRST_PAGES = 96;
 /** Turns of the event loop after which a request is on the wire. */
 const REQUEST_TURNS = 3;
 
@@ -58,7 +60,7 @@ export class MovingMemory {
   readonly #closed = new AbortController();
   /** Final pages that have been handed to the sender, by space. */
   readonly #queued = new Map<SpaceName, PageRange[]>();
-  #final: Promise<void>[] = [];
+  readonly #final: Promise<unknown>[] = [];
   #sealed: Promise<void> | undefined;
   #finding: Promise<void> | undefined;
   readonly #released = Promise.withResolvers<void>();
@@ -198,8 +200,38 @@ export class MovingMemory {
       works.push(() => this.#push(name, pages, maps));
     }
     // Begun together and awaited by `seal`; a failure meanwhile must not count as unheard.
-    this.#final = works.map((work) => work());
-    for (const work of this.#final) work.catch(() => undefined);
+    this.#begin(works.map((work) => work()));
+  }
+
+  #begin(works: readonly Promise<unknown>[]): void {
+    for (const work of works) work.catch(() => undefined);
+    this.#final.push(...works);
+  }
+
+  /**
+   * After the dump: what the restore itself will touch is sent ahead of everything, then what is likely to be touched right
+   * after. Resolves before it has arrived.
+   */
+  async sendFirst(imagesDir: string): Promise<void> {
+    const contents = await lazyContents(imagesDir);
+    const touched = new Map(firstTouched(imagesDir, contents).map(({ name, ranges }) => [name, ranges]));
+    const present = new Map(contents.map(({ name, ranges }) => [name, ranges]));
+    const small: { name: SpaceName; ranges: PageRange[] }[] = [];
+    for (const pid of await this.#processes()) {
+      const { name } = await this.#open(pid);
+      this.#begin([this.#sender.send(name, touched.get(name) ?? [], 'final')]);
+      for (const mapping of await mappings(pid)) {
+        const ranges = intersectRanges([rangeOf(mapping)], present.get(name) ?? []);
+        if (mapping.lazy && !mapping.executable) small.push({ name, ranges });
+      }
+    }
+    // What every part of a program uses lies in small mappings.
+    let left = FIRST_PAGES;
+    for (const { name, ranges } of small.toSorted((a, b) => countPages(a.ranges) - countPages(b.ranges))) {
+      left -= countPages(ranges);
+      if (left < 0) return;
+      this.#begin([this.#sender.send(name, ranges, 'final')]);
+    }
   }
 
   async #push(name: SpaceName, pages: FinalPages, maps: readonly Mapping[]): Promise<void> {
