@@ -46,6 +46,8 @@ const POLISH_ROUND_MS_MAX = 500;
 const HYBRID_GAIN_MIN = 0.3;
 /** So few that the destination has them while it restores. */
 const HYBRID_LEFT_MS = 50;
+/** Of the time that the rounds have taken: what is left travels anyway, before the freeze or after it. */
+const HYBRID_LEFT_SHARE = 0.02;
 
 /** What to do after the latest round. */
 export function decide(progress: Progress, goals: Goals): Decision {
@@ -104,7 +106,10 @@ function decideHybrid(progress: Progress, goals: Goals, predicted: Rehearsed): D
   const freeze = (why: string): Decision => ({ action: 'freeze', why, predicted });
   const left_ms = transferTime_ms(dirty_pages, travelRatio(progress.rounds), linkOf(progress.rounds));
   if (progress.rounds.length >= goals.max_rounds) return freeze(`The limit of ${goals.max_rounds} rounds is reached.`);
-  if (left_ms <= HYBRID_LEFT_MS) return freeze('Next to nothing is left to send afterwards.');
+  const spent_ms = progress.rounds.reduce((sum, { elapsed_ms }) => sum + elapsed_ms, 0);
+  if (left_ms <= Math.max(HYBRID_LEFT_MS, HYBRID_LEFT_SHARE * spent_ms)) {
+    return freeze('Next to nothing is left to send afterwards.');
+  }
   const gain = 1 - next_dirty_pages / dirty_pages;
   if (gain < HYBRID_GAIN_MIN || stalled(progress, predicted)) {
     return freeze(`Another round would not help: what is left travels afterwards, in ${sayDuration(left_ms)}.`);
