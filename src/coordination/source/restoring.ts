@@ -36,12 +36,13 @@ export const restoring: SourceStep = {
       await memory.files?.done;
       throw error;
     });
-    if (answer.state !== 'restored') await memory.files?.done;
     if (answer.state === 'restored') {
       await Promise.all([memory.files?.done, memory.moving?.found(), timed(context, row.id, 'holds', after.holds)]);
       if (!onlyThere) await requireFrozen(context, row);
       return 'committing';
     }
+    // The destination may only know that the files ended; why they did, this side knows.
+    if (answer.error === null || answer.error.code === 'UMS_E_TRANSFER') await memory.files?.done;
     if (answer.error !== null) throw UmsError.fromReport(answer.error);
     throw new UmsError('UMS_E_RESTORE', {
       message: `The destination could not restore the service (it is ${answer.state} there).`,
