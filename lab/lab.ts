@@ -141,6 +141,12 @@ export class Lab {
     }
   }
 
+  /** Ends the agents that run and starts all of them with these options. */
+  async restartAgents(options: StartAgentOptions = {}): Promise<void> {
+    for (const host of this.hosts) await this.stopAgent(host.name);
+    await this.startAgents(options);
+  }
+
   async startAgent(name: string, options: StartAgentOptions = {}): Promise<void> {
     await startAgent(this.host(name), options);
   }

@@ -13,7 +13,7 @@ import {
   type Technique,
   techniqueSchema,
 } from './schema.ts';
-import { DESTINATION_STATES, FINAL_STATES, type MigrationState, type Role, SOURCE_STATES } from './states.ts';
+import { DESTINATION_STATES, isFinal, type MigrationState, type Role, SOURCE_STATES } from './states.ts';
 
 /**
  * The durable record of migrations. A transition is a compare-and-swap that writes the event users see in the same
@@ -146,10 +146,6 @@ const KEPT_EVENTS_MAX = 2000;
 export function newMigrationId(): string {
   const alphabet = '0123456789abcdefghijklmnopqrstuvwxyz';
   return `m-${[...randomBytes(20)].map((byte) => alphabet[byte % 36]).join('')}`;
-}
-
-function isFinal(state: MigrationState): boolean {
-  return FINAL_STATES.some((final) => final === state);
 }
 
 export class Journal {

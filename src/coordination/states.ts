@@ -71,6 +71,18 @@ export type Role = 'source' | 'destination';
 export type MigrationState = SourceState | DestinationState;
 export const FINAL_STATES = ['done', 'aborted'] as const satisfies readonly MigrationState[];
 
+export function isSourceState(state: string): state is SourceState {
+  return SOURCE_STATES.some((known) => known === state);
+}
+
+export function isDestinationState(state: string): state is DestinationState {
+  return DESTINATION_STATES.some((known) => known === state);
+}
+
 export function isMigrationState(state: string): state is MigrationState {
-  return [...SOURCE_STATES, ...DESTINATION_STATES].some((known) => known === state);
+  return isSourceState(state) || isDestinationState(state);
+}
+
+export function isFinal(state: MigrationState): boolean {
+  return FINAL_STATES.some((final) => final === state);
 }

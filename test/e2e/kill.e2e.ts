@@ -7,7 +7,7 @@ import { Lab } from '#lab/lab.ts';
 import { type Migration, type Technique, techniqueSchema } from '#src/coordination/schema.ts';
 import {
   DESTINATION_STATES,
-  FINAL_STATES,
+  isFinal,
   type MigrationState,
   type Role,
   SOURCE_STATES,
@@ -63,10 +63,6 @@ interface Halted {
   tick: number;
 }
 
-function isFinal(state: MigrationState): boolean {
-  return FINAL_STATES.some((final) => final === state);
-}
-
 function cases(fault: Fault, technique: Technique): Case[] {
   const list: Case[] = [];
   const sides: [Role, readonly MigrationState[]][] = [
@@ -95,16 +91,14 @@ let beta: Host;
 
 before(async () => {
   await lab.up({ agents: false });
-  for (const host of lab.hosts) await lab.stopAgent(host.name);
-  await lab.startAgents(AGENT);
+  await lab.restartAgents(AGENT);
   alpha = lab.host('alpha');
   beta = lab.host('beta');
 });
 
 after(async () => {
   await lab.heal();
-  for (const host of lab.hosts) await lab.stopAgent(host.name);
-  await lab.startAgents();
+  await lab.restartAgents();
 });
 
 async function eachOf<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {

@@ -52,8 +52,7 @@ before(async () => {
 
 /** Agents that track changes in one way only. */
 async function agentsWith(tracker: string): Promise<void> {
-  for (const host of lab.hosts) await lab.stopAgent(host.name);
-  await lab.startAgents({ env: { UMS_TRACKER: tracker }, args: AGENT_ARGS });
+  await lab.restartAgents({ env: { UMS_TRACKER: tracker }, args: AGENT_ARGS });
 }
 
 /** Only these send pages while the service runs, so only for these it matters how changes are found. */

@@ -43,8 +43,7 @@ let beta: Host;
 
 before(async () => {
   await lab.up({ agents: false });
-  for (const host of lab.hosts) await lab.stopAgent(host.name);
-  await lab.startAgents({ faultInjection: true });
+  await lab.restartAgents({ faultInjection: true });
   alpha = lab.host('alpha');
   beta = lab.host('beta');
   // Slow enough for each phase to last until it is cancelled.

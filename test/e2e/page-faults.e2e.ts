@@ -45,8 +45,7 @@ let beta: Host;
 
 before(async () => {
   await lab.up({ agents: false });
-  for (const host of lab.hosts) await lab.stopAgent(host.name);
-  await lab.startAgents(AGENT);
+  await lab.restartAgents(AGENT);
   alpha = lab.host('alpha');
   beta = lab.host('beta');
   await lab.setLink({ rate: SLOW });

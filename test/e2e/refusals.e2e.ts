@@ -64,8 +64,7 @@ async function removeService(host: Host, name: string): Promise<void> {
 
 before(async () => {
   await lab.up({ agents: false });
-  for (const host of lab.hosts) await lab.stopAgent(host.name);
-  await lab.startAgents(AGENT);
+  await lab.restartAgents(AGENT);
   alpha = lab.host('alpha');
   beta = lab.host('beta');
   await startService(NAME, ['--volume', `${VOLUME}:/data`, '--publish', `${PORT}:80`]);

@@ -31,6 +31,14 @@ export class ProcessMemory implements PageReader {
     );
   }
 
+  /** Undefined when the process has ended. */
+  static async openLiving(pid: number): Promise<ProcessMemory | undefined> {
+    const memory = await ProcessMemory.open(pid);
+    if (memory.exists()) return memory;
+    memory.close();
+    return undefined;
+  }
+
   read(first: number, count: number, target: Buffer): number {
     const bytes = Math.min(count * PAGE_BYTES, target.length - (target.length % PAGE_BYTES));
     let done = 0;

@@ -150,11 +150,8 @@ export class WrittenTracker implements DirtyTracker {
     const before = this.#tracked.get(pid);
     if (before?.memory.exists() === true) return before;
     this.#drop(pid);
-    const memory = await ProcessMemory.open(pid);
-    if (!memory.exists()) {
-      memory.close();
-      return undefined;
-    }
+    const memory = await ProcessMemory.openLiving(pid);
+    if (memory === undefined) return undefined;
     const tracked: Tracked = {
       memory,
       hashed: undefined,

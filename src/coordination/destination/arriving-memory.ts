@@ -2,7 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { lazyContents, type LazyPager, reconnectPager, startPager } from '#src/checkpoint/lazy/index.ts';
+import { type LazyPager, reconnectPager, startPager } from '#src/checkpoint/lazy/index.ts';
 import type { Driver } from '#src/drivers/contract.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import type { PageCache } from '#src/transfer/pages/cache.ts';
@@ -20,7 +20,7 @@ const STAND_STILL_MS = 500;
 
 /**
  * The destination's side of a service's memory on its way: a store in memory that the source fills, and a pager, a
- * process of its own, that serves CRIU's lazy-pages daemon from it. The pager survives this agent; the store is its
+ * process of its own, that fills the restored processes from it. The pager survives this agent; the store is its
  * and the receiver's common ground, so an agent that was restarted goes on where the last one was killed.
  */
 export class ArrivingMemory {
@@ -99,7 +99,7 @@ export class ArrivingMemory {
     if (this.#serving) this.#watch(pager);
   }
 
-  /** CRIU's images are here: its lazy-pages daemon is started on them. Idempotent. */
+  /** CRIU's images are here: the pager reads from them what the processes will lack. Idempotent. */
   async serve(): Promise<void> {
     await this.prepare();
     if (this.#serving) return;
@@ -109,14 +109,9 @@ export class ArrivingMemory {
     this.#watch(pager);
   }
 
-  /** Which pages the restored processes will ask for; for whoever wants to know before they do. */
-  contents(): ReturnType<typeof lazyContents> {
-    return lazyContents(join(this.#context.stagingRoot, this.#row.id, 'images'));
-  }
-
   /**
-   * After the restore and before the first instruction: from here a daemon that dies can no longer turn missing memory
-   * into zeroes. Idempotent.
+   * After the restore and before the first instruction: from here a pager that dies can no longer turn missing memory into
+   * zeroes. Idempotent.
    */
   async hold(): Promise<void> {
     if (this.#held) return;
@@ -251,23 +246,24 @@ export class ArrivingMemory {
     };
   }
 
-  /** Ends everything; with it goes the daemon, so the processes must be gone or have all of their memory. */
+  /** Ends everything; with it goes the pager, so the processes must be gone or have all of their memory. */
   async close(): Promise<void> {
-    this.#ended.abort(new Error('the memory need not arrive any more'));
+    await this.#letGo('the memory need not arrive any more');
+    await this.#pager?.stop();
+  }
+
+  /** The agent goes down: its connections end, the pager goes on. */
+  leave(): Promise<void> {
+    return this.#letGo('the agent stops');
+  }
+
+  async #letGo(why: string): Promise<void> {
+    this.#ended.abort(new Error(why));
     this.#stopWaitingForLink();
     await this.#receiver.close();
     // An open file keeps its memory although it has no name any more.
     this.#store.close();
     this.#cache?.close();
-    await this.#pager?.stop();
-  }
-
-  /** The agent goes down: its connections end, the pager goes on. */
-  async leave(): Promise<void> {
-    this.#ended.abort(new Error('the agent stops'));
-    this.#stopWaitingForLink();
-    await this.#receiver.close();
-    this.#store.close();
   }
 
   #require(): LazyPager {

@@ -27,7 +27,7 @@ import { dropPageCache } from '../page-caches.ts';
 import { planOf } from '../plan.ts';
 import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
-import { DESTINATION_STATES } from '../states.ts';
+import { isDestinationState } from '../states.ts';
 import { Memories } from './memories.ts';
 import { Passes } from './passes.ts';
 import { asNoRoom, emptyDirectory, hasPages, pageManifest, verifyStaging } from './staging.ts';
@@ -51,10 +51,6 @@ const MEMORY_STATES: readonly DestinationState[] = [
   'active',
   'settling',
 ];
-
-function isDestinationState(state: string): state is DestinationState {
-  return DESTINATION_STATES.some((known) => known === state);
-}
 
 /**
  * The destination's side of migrations. The source drives; every method answers with the state afterwards, may be

@@ -36,10 +36,11 @@ export const copying: SourceStep = {
     await settle(trees, signal);
     // Commands of either engine on this service wait, or fail, as long as something is prepared. Under cold migration
     // that would be as long as memory travels, and what it saves would hardly show.
-    if (planOf(context.journal.get(row.id)).technique !== 'cold') await prepare(context, row, signal, memory);
+    const isCold = planOf(row).technique === 'cold';
+    if (!isCold) await prepare(context, row, signal, memory);
     // What was written while everything was prepared need not wait for the freeze.
     await memory.moving?.lastRound(signal);
-    if (planOf(row).technique !== 'cold') {
+    if (!isCold) {
       // Opened now, so that the images need no handshake while the service stands still.
       const onWire = (bytes: number) => context.journal.addWire(row.id, bytes);
       memory.images = await context.peers.openDuplex(

@@ -61,6 +61,7 @@ export class MovingMemory {
   /** Final pages that have been handed to the sender, by space. */
   readonly #queued = new Map<SpaceName, PageRange[]>();
   readonly #final: Promise<unknown>[] = [];
+  #contents: Promise<SpaceContents[]> | undefined;
   #sealed: Promise<void> | undefined;
   #finding: Promise<void> | undefined;
   readonly #released = Promise.withResolvers<void>();
@@ -213,7 +214,7 @@ export class MovingMemory {
    * after. Resolves before it has arrived.
    */
   async sendFirst(imagesDir: string): Promise<void> {
-    const contents = await lazyContents(imagesDir);
+    const contents = await this.#contentsOf(imagesDir);
     const touched = new Map(firstTouched(imagesDir, contents).map(({ name, ranges }) => [name, ranges]));
     const present = new Map(contents.map(({ name, ranges }) => [name, ranges]));
     const small: { name: SpaceName; ranges: PageRange[] }[] = [];
@@ -281,8 +282,13 @@ export class MovingMemory {
    * `complete` then tells when the destination has everything.
    */
   async seal(imagesDir: string): Promise<void> {
-    const contents = await lazyContents(imagesDir);
+    const contents = await this.#contentsOf(imagesDir);
     this.#sealed = this.#noting(this.#finish(contents));
+  }
+
+  /** What the dump left out: the images are read once. */
+  #contentsOf(imagesDir: string): Promise<SpaceContents[]> {
+    return (this.#contents ??= lazyContents(imagesDir));
   }
 
   async #finish(contents: readonly SpaceContents[]): Promise<void> {
@@ -299,7 +305,7 @@ export class MovingMemory {
    * every page is compared with what the destination has, and sent where it differs.
    */
   async resume(imagesDir: string): Promise<void> {
-    const contents = await lazyContents(imagesDir);
+    const contents = await this.#contentsOf(imagesDir);
     for (const pid of await this.#processes()) await this.#open(pid);
     const rest = contents.map(async ({ name, ranges }) => {
       const lacking = await this.#sender.confirm(name, ranges);

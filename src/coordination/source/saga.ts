@@ -2,7 +2,7 @@ import { type UmsError, toUmsError, UmsError as UmsFailure } from '#src/telemetr
 import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
-import { FINAL_STATES, type SourceState, SOURCE_STATES } from '../states.ts';
+import { FINAL_STATES, type SourceState, isSourceState } from '../states.ts';
 import { aborting } from './aborting.ts';
 import { checking } from './checking.ts';
 import { committed } from './committed.ts';
@@ -57,10 +57,6 @@ const MAY_GO_BACK: readonly SourceState[] = [...CANCELLABLE, 'committing', 'comm
 const TOUCHES_SERVICE: readonly SourceState[] = ['reserving', 'copying', 'holding', 'freezing', 'dumping', 'restoring'];
 
 const RETRY_PAUSE_MS = 1000;
-
-export function isSourceState(state: string): state is SourceState {
-  return SOURCE_STATES.some((known) => known === state);
-}
 
 function isActive(state: SourceState): state is ActiveState {
   return state !== 'done' && state !== 'aborted';

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
@@ -6,8 +6,9 @@ import { criuVersion, versionAtLeast } from '#src/checkpoint/criu.ts';
 import { criuFailure } from '#src/checkpoint/errors.ts';
 import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
 import type { AfterCheckpoint, CheckpointRequest } from '../contract.ts';
-import { isMissing, poll } from './cgroup.ts';
+import { poll } from './cgroup.ts';
 import { runDetached } from './child.ts';
+import { commandLines } from './command-lines.ts';
 import {
   completeImages,
   type HiddenMemory,
@@ -239,21 +240,10 @@ export async function waitForDumps(id: string, limit_ms: number): Promise<void> 
 }
 
 async function isBeingDumped(id: string): Promise<boolean> {
-  for (const entry of await readdir('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
-    const words = (await commandLine(entry)).split('\0');
+  for await (const words of commandLines()) {
     if (words.includes('checkpoint') && words.includes(id)) return true;
   }
   return false;
-}
-
-async function commandLine(pid: string): Promise<string> {
-  try {
-    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
-  } catch (error) {
-    if (isMissing(error)) return '';
-    throw error;
-  }
 }
 
 /** The log's text, or nothing: it is evidence, and its absence must not hide the error it would explain. */

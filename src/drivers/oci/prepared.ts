@@ -1,8 +1,8 @@
-import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { RestoreRequest } from '../contract.ts';
-import { isMissing, poll } from './cgroup.ts';
+import { poll } from './cgroup.ts';
+import { commandLines } from './command-lines.ts';
 import { exists } from './files.ts';
 import { QuickMoves } from './quick-moves.ts';
 import type { RestoreArea } from './restore-area.ts';
@@ -87,9 +87,7 @@ export class PreparedRestores {
     if (!(await this.#area.exists(id))) return false;
     // The wrapper and the gate are scripts: their interpreter's first argument is their path.
     const scripts = [this.#area.wrapper(id), this.#area.gate(id)];
-    for (const entry of await readdir('/proc')) {
-      if (!/^\d+$/.test(entry)) continue;
-      const words = (await commandLine(entry)).split('\0');
+    for await (const words of commandLines()) {
       if (scripts.includes(words[1] ?? '') || (words.includes('restore') && words.includes(id))) return true;
     }
     return false;
@@ -103,13 +101,4 @@ export async function hasDescriptors(request: RestoreRequest): Promise<boolean> 
 
 function sameRequest(left: RestoreRequest, right: RestoreRequest): boolean {
   return left.imagesDir === right.imagesDir && left.workDir === right.workDir && left.lazy === right.lazy;
-}
-
-async function commandLine(pid: string): Promise<string> {
-  try {
-    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
-  } catch (error) {
-    if (isMissing(error)) return '';
-    throw error;
-  }
 }
