@@ -24,6 +24,8 @@ use constant {
     # A page that has no place although nothing said that it was given up.
     MISPLACED_LIMIT_US => 10e6,
     RESCAN_US => 100e3,
+    # Fewer pages are not worth a call that gives them back.
+    RELEASE_PAGES => 16,
     BUCKETS => 24,
 };
 my ($EVENT_FAULT, $EVENT_FORK, $EVENT_REMAP, $EVENT_REMOVE, $EVENT_UNMAP) = (0x12, 0x13, 0x14, 0x15, 0x16);
@@ -144,6 +146,7 @@ sub install {
     }
     $self->{ $state eq 'Z' ? 'zeros' : 'copied' } += $done;
     $memory->mark_done($piece, $page, $done) if $done > 0;
+    $self->release_pages($task, $image, $done) if $state eq 'F' && $done >= RELEASE_PAGES;
     return ($done, 0) if $done == $count;
     # There already: another thread was faster, or the process has written there before its first copy.
     if ($error == EEXIST) {
@@ -158,6 +161,15 @@ sub install {
     }
     elsif ($error != EAGAIN) { local $! = $error; die "a page could not be placed: $!\n" }
     return ($done, $error);
+}
+
+# What the process has got, the store need not hold any more: its memory serves for the pages that come next, so that a
+# host needs room for a service once, not twice. A process that was forked off before may still lack the page; one that
+# is forked off later has it from its parent.
+sub release_pages {
+    my ($self, $task, $image, $count) = @_;
+    return if grep { $_->{pid} == $task->{pid} && $_ != $task } values %{ $self->{tasks} };
+    $self->{stores}{ $task->{pid} }->release($image, $count);
 }
 
 # Only a page that lies nowhere comes here; if no event explains it in time, the memory cannot be made whole.

@@ -4,12 +4,12 @@ use strict;
 use warnings;
 use Errno qw(EAGAIN);
 use Exporter 'import';
-our @EXPORT = qw(PAGE now_us epoll_new epoll_add epoll_remove epoll_wait receive_message send_descriptor map_file
+our @EXPORT = qw(PAGE now_us epoll_new epoll_add epoll_remove epoll_wait receive_message send_descriptor map_file punch_hole
     uffd_copy uffd_zero uffd_wake uffd_read require_x86_64);
 
 use constant { PAGE => 4096, EPOLLIN => 1, EPOLL_ADD => 1, EPOLL_DELETE => 2, EVENTS => 64 };
-my ($MMAP, $IOCTL, $SENDMSG, $RECVMSG, $CLOCK, $EPOLL_WAIT, $EPOLL_CTL, $EPOLL_CREATE1) =
-    (9, 16, 46, 47, 228, 232, 233, 291);
+my ($MMAP, $IOCTL, $SENDMSG, $RECVMSG, $CLOCK, $EPOLL_WAIT, $EPOLL_CTL, $FALLOCATE, $EPOLL_CREATE1) =
+    (9, 16, 46, 47, 228, 232, 233, 285, 291);
 my ($UFFDIO_WAKE, $UFFDIO_COPY, $UFFDIO_ZEROPAGE) = (0x8010aa02, 0xc028aa03, 0xc020aa04);
 
 sub require_x86_64 {
@@ -87,6 +87,12 @@ sub map_file {
     my $address = syscall($MMAP, 0, $bytes, 1, 1, fileno($handle), $offset);
     die "mmap: $!\n" if $address == -1;
     return $address;
+}
+
+# Gives back what a file holds there; it stays as long as it is, and reads as zeros.
+sub punch_hole {
+    my ($handle, $offset, $bytes) = @_;
+    syscall($FALLOCATE, fileno($handle), 3, $offset, $bytes) == 0 or die "fallocate: $!\n"; # KEEP_SIZE | PUNCH_HOLE
 }
 
 # Both return (pages done, error number or 0).

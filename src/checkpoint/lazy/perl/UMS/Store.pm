@@ -1,4 +1,4 @@
-# Reads the page store: SPACE.data holds page p at p * 4096, SPACE.state one byte a page, written after the data.
+# The page store: SPACE.data holds page p at p * 4096, SPACE.state one byte a page, written after the data.
 package UMS::Store;
 use strict;
 use warnings;
@@ -6,14 +6,14 @@ use UMS::Kernel;
 
 sub new {
     my ($class, $directory, $space, $plan) = @_;
-    return bless { path => "$directory/$space", plan => $plan, addresses => [] }, $class;
+    return bless { sealed => "$directory/sealed.json", path => "$directory/$space", plan => $plan, addresses => [] }, $class;
 }
 
 # The files come into being with the first page.
 sub ready {
     my ($self) = @_;
     return 1 if defined $self->{state};
-    open(my $data, '<:raw', "$self->{path}.data") or return 0;
+    open(my $data, '+<:raw', "$self->{path}.data") or return 0;
     open(my $state, '<:raw', "$self->{path}.state") or return 0;
     ($self->{data}, $self->{state}) = ($data, $state);
     return 1;
@@ -36,6 +36,14 @@ sub address {
     my ($first, $count) = @{ $self->{plan}[$range] };
     my $base = $self->{addresses}[$range] //= map_file($self->{data}, $first * PAGE, $count * PAGE);
     return $base + ($page - $first) * PAGE;
+}
+
+# Gives back the memory of pages that nobody will read again. Before the store is sealed somebody may: a page that
+# arrives may be sent as a copy of one that is here.
+sub release {
+    my ($self, $first, $count) = @_;
+    return unless $self->{is_sealed} ||= -e $self->{sealed};
+    punch_hole($self->{data}, $first * PAGE, $count * PAGE);
 }
 
 1;
