@@ -50,18 +50,10 @@ export async function findService(
   const colon = reference.indexOf(':');
   const wanted = colon > 0 ? reference.slice(0, colon) : undefined;
   const name = colon > 0 ? reference.slice(colon + 1) : reference;
-  const found: { driver: Driver; description: ServiceDescription }[] = [];
   const engines = await context.engines();
-  for (const fingerprint of engines) {
-    if (!fingerprint.available || (wanted !== undefined && fingerprint.engine !== wanted)) continue;
-    const driver = context.driver(fingerprint.engine);
-    try {
-      found.push({ driver, description: await driver.describe(name) });
-    } catch (error) {
-      if (!(error instanceof UmsError) || error.code !== 'UMS_E_SERVICE_UNKNOWN') throw error;
-    }
-  }
-  const [first, second] = found;
+  const asked = engines.filter(({ available, engine }) => available && (wanted === undefined || engine === wanted));
+  const answers = await Promise.all(asked.map(({ engine }) => tryDescribe(context.driver(engine), name)));
+  const [first, second] = answers.filter((answer) => answer !== undefined);
   if (first === undefined) {
     throw new UmsError('UMS_E_SERVICE_UNKNOWN', {
       message: `There is no service ${JSON.stringify(reference)} on ${context.systemName}.`,
@@ -79,6 +71,18 @@ export async function findService(
     });
   }
   return first;
+}
+
+async function tryDescribe(
+  driver: Driver,
+  name: string,
+): Promise<{ driver: Driver; description: ServiceDescription } | undefined> {
+  try {
+    return { driver, description: await driver.describe(name) };
+  } catch (error) {
+    if (error instanceof UmsError && error.code === 'UMS_E_SERVICE_UNKNOWN') return undefined;
+    throw error;
+  }
 }
 
 /** Memory that a dump will carry: anonymous and shared pages of every process (proc(5), RssAnon and RssShmem). */
@@ -149,6 +153,16 @@ export async function preflight(
   // It takes a while, in which the rest is asked for; whoever is refused before does not hear how it ended.
   const sampling = sampleMemory(pids, signal);
   sampling.catch(() => undefined);
+  const fingerprint = await context.fingerprint();
+  const greeting = context.peers.request(destination, {
+    method: 'POST',
+    path: '/peer/v1/hello',
+    body: { protocol: PROTOCOL },
+    schema: helloSchema,
+    timeout_ms: 20_000,
+    signal,
+  });
+  greeting.catch(() => undefined);
   const sizes: Sizes = {
     state_bytes: await memoryBytes(pids),
     file_bytes: await fileBytes(description),
@@ -165,15 +179,7 @@ export async function preflight(
       mend: 'Accept it, or change the service first.',
     });
   }
-  const fingerprint = await context.fingerprint();
-  const hello = await context.peers.request(destination, {
-    method: 'POST',
-    path: '/peer/v1/hello',
-    body: { protocol: PROTOCOL },
-    schema: helloSchema,
-    timeout_ms: 20_000,
-    signal,
-  });
+  const hello = await greeting;
   if (hello.protocol.min > PROTOCOL.max || hello.protocol.max < PROTOCOL.min) throw noCommonVersion(context, hello);
   findings.push(...compareHosts(fingerprint, hello.fingerprint));
   const theirs = await context.peers.request(destination, {

@@ -33,11 +33,12 @@ export const copying: SourceStep = {
         await copyRounds(context, row, signal, memory.moving);
       }
     }
-    await settle(trees, signal);
     // Commands of either engine on this service wait, or fail, as long as something is prepared. Under cold migration
     // that would be as long as memory travels, and what it saves would hardly show.
     const isCold = planOf(row).technique === 'cold';
-    if (!isCold) await prepare(context, row, signal, memory);
+    const preparing = isCold ? undefined : prepare(context, row, signal, memory);
+    const ready = await Promise.allSettled([settle(trees, signal), preparing]);
+    for (const one of ready) if (one.status === 'rejected') throw one.reason;
     // What was written while everything was prepared need not wait for the freeze.
     await memory.moving?.lastRound(signal);
     if (!isCold) {

@@ -316,9 +316,13 @@ export class MovingMemory {
 
   /** Nobody waits for it while the service is being handed over, so its failure is kept for whoever asks later. */
   #noting(sealed: Promise<void>): Promise<void> {
-    sealed.catch((error: unknown) => {
-      if (!this.#closed.signal.aborted) this.#failure = toUmsError(error);
-    });
+    sealed.then(
+      // The destination has everything, so no page passes by any more. How it ended is asked when this is closed.
+      () => void this.#cache?.finish().catch(() => undefined),
+      (error: unknown) => {
+        if (!this.#closed.signal.aborted) this.#failure = toUmsError(error);
+      },
+    );
     return sealed;
   }
 

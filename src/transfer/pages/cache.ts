@@ -89,6 +89,7 @@ export class PageCacheWriter {
   #hashes: BigUint64Array;
   #written = 0;
   #queue: Promise<void> = Promise.resolve();
+  #finished: Promise<number> | undefined;
   #failure: unknown;
 
   private constructor(dir: string, work: string, file: FileHandle, limit_pages: number) {
@@ -110,7 +111,7 @@ export class PageCacheWriter {
 
   /** Whether pages are still taken. */
   get open(): boolean {
-    return this.#failure === undefined && this.#seen.size < this.#limit_pages;
+    return this.#finished === undefined && this.#failure === undefined && this.#seen.size < this.#limit_pages;
   }
 
   /** Takes copies of the pages in `content`. */
@@ -126,13 +127,17 @@ export class PageCacheWriter {
     }
   }
 
-  /** Makes what was taken the cache of `dir`. */
-  async finish(): Promise<number> {
+  /** Makes what was taken the cache of `dir`; nothing is taken any more. Asked again, the answer is the same. */
+  finish(): Promise<number> {
+    return (this.#finished ??= this.#finish());
+  }
+
+  async #finish(): Promise<number> {
     this.#flush();
     await this.#queue;
     await this.#file.close();
     if (this.#failure !== undefined) {
-      await this.discard();
+      await rm(this.#work, { recursive: true, force: true });
       throw pagesFailed('the cache of pages could not be written', 'source');
     }
     const hashes = this.#hashes.subarray(0, this.#written);
@@ -148,8 +153,13 @@ export class PageCacheWriter {
     return this.#written;
   }
 
-  /** Drops what was taken; an older cache stays as it is. */
+  /** Drops what was taken. An older cache stays as it is, unless this one has taken its place. */
   async discard(): Promise<void> {
+    if (this.#finished !== undefined) {
+      await Promise.allSettled([this.#finished]);
+      await rm(this.#dir, { recursive: true, force: true });
+      return;
+    }
     await this.#queue;
     await this.#file.close();
     await rm(this.#work, { recursive: true, force: true });

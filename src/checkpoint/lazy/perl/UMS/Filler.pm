@@ -11,7 +11,7 @@ use UMS::Store;
 use constant {
     # A background copy is not interrupted, so it is as long as a fault may have to wait: about 0.4 ms, and 0.05 ms where
     # a fault was seen lately.
-    CHUNK_PAGES => 256,
+    CHUNK_PAGES => READ_PAGES,
     CHUNK_AMID_FAULTS => 32,
     AMID_FAULTS_US => 2000,
     # What is there beside a page that is waited for is installed with it: it must be anyhow, and saves the next fault.
@@ -45,7 +45,7 @@ sub add_task {
     my $plan = $self->{plan}{$pid} // [];
     open(my $handle, '+<&=', $fd) or die "userfaultfd: $!\n";
     my $serial = ++$self->{serial};
-    $self->{stores}{$pid} //= UMS::Store->new($self->{store}, "process:$pid", $plan);
+    $self->{stores}{$pid} //= UMS::Store->new($self->{store}, "process:$pid");
     $self->{adopt}->($serial, $fd);
     $self->{total} += $_->[1] for defined $memory ? () : @$plan;
     $self->{tasks}{$serial} = { serial => $serial, pid => $pid, fd => $fd, handle => $handle,
@@ -141,8 +141,8 @@ sub install {
     my ($done, $error);
     if ($state eq 'Z') { ($done, $error) = uffd_zero($task->{fd}, $page, $count) }
     else {
-        my $source = $self->{stores}{ $task->{pid} }->address($piece->[4], $image);
-        ($done, $error) = uffd_copy($task->{fd}, $page, $source, $count);
+        my $content = $self->{stores}{ $task->{pid} }->content($image, $count);
+        ($done, $error) = uffd_copy($task->{fd}, $page, $content, $count);
     }
     $self->{ $state eq 'Z' ? 'zeros' : 'copied' } += $done;
     $memory->mark_done($piece, $page, $done) if $done > 0;

@@ -4,12 +4,12 @@ use strict;
 use warnings;
 use Errno qw(EAGAIN);
 use Exporter 'import';
-our @EXPORT = qw(PAGE now_us epoll_new epoll_add epoll_remove epoll_wait receive_message send_descriptor map_file punch_hole
-    uffd_copy uffd_zero uffd_wake uffd_read require_x86_64);
+our @EXPORT = qw(PAGE now_us epoll_new epoll_add epoll_remove epoll_wait receive_message send_descriptor
+    READ_PAGES read_pages punch_hole uffd_copy uffd_zero uffd_wake uffd_read require_x86_64);
 
 use constant { PAGE => 4096, EPOLLIN => 1, EPOLL_ADD => 1, EPOLL_DELETE => 2, EVENTS => 64 };
-my ($MMAP, $IOCTL, $SENDMSG, $RECVMSG, $CLOCK, $EPOLL_WAIT, $EPOLL_CTL, $FALLOCATE, $EPOLL_CREATE1) =
-    (9, 16, 46, 47, 228, 232, 233, 285, 291);
+my ($PREAD, $IOCTL, $SENDMSG, $RECVMSG, $CLOCK, $EPOLL_WAIT, $EPOLL_CTL, $FALLOCATE, $EPOLL_CREATE1) =
+    (17, 16, 46, 47, 228, 232, 233, 285, 291);
 my ($UFFDIO_WAKE, $UFFDIO_COPY, $UFFDIO_ZEROPAGE) = (0x8010aa02, 0xc028aa03, 0xc020aa04);
 
 sub require_x86_64 {
@@ -81,12 +81,18 @@ sub send_descriptor {
     return syscall($SENDMSG, fileno($socket), $message, 0x4000) == length $bytes; # MSG_NOSIGNAL
 }
 
-# Address of a file's bytes in this process, to be read by the kernel only.
-sub map_file {
-    my ($handle, $offset, $bytes) = @_;
-    my $address = syscall($MMAP, 0, $bytes, 1, 1, fileno($handle), $offset);
-    die "mmap: $!\n" if $address == -1;
-    return $address;
+# Most pages that are read at once.
+use constant READ_PAGES => 256;
+my $pages_buffer = buffer(READ_PAGES * PAGE);
+my $pages_address = unpack('Q', pack('P', $pages_buffer));
+
+# Reads so many pages of a file; returns their address, which is the same each time.
+sub read_pages {
+    my ($handle, $first, $count) = @_;
+    my $bytes = $count * PAGE;
+    my $got = syscall($PREAD, fileno($handle), $pages_buffer, $bytes, $first * PAGE);
+    die $got < 0 ? "pread: $!\n" : "pages are missing in the page store\n" if $got != $bytes;
+    return $pages_address;
 }
 
 # Gives back what a file holds there; it stays as long as it is, and reads as zeros.

@@ -1,7 +1,7 @@
 # The memory of one process that is still to be filled: where each page of the image lies now, and which are done.
 #
-# Pieces [start, count, at, image, range] are sorted by start: `count` pages of the process from page `start` are those of
-# the image from page `image`; `at` is their place in the string of marks, `range` says in which range of the plan.
+# Pieces [start, count, at, image] are sorted by start: `count` pages of the process from page `start` are those of the
+# image from page `image`; `at` is their place in the string of marks.
 package UMS::Memory;
 use strict;
 use warnings;
@@ -12,9 +12,9 @@ use constant { OPEN => '0', DONE => '1' };
 sub new {
     my ($class, $plan) = @_;
     my ($total, @pieces) = (0);
-    for my $index (0 .. $#$plan) {
-        my ($first, $count) = @{ $plan->[$index] };
-        push @pieces, [$first, $count, $total, $first, $index];
+    for my $range (@$plan) {
+        my ($first, $count) = @$range;
+        push @pieces, [$first, $count, $total, $first];
         $total += $count;
     }
     return bless { pieces => \@pieces, marks => OPEN x $total, open => $total, total => $total, cursor => 0 }, $class;
@@ -91,10 +91,10 @@ sub split_at {
     my $index = $self->index_of($page);
     my $piece = $self->{pieces}[$index];
     return unless defined $piece && $piece->[0] < $page;
-    my ($start, $count, $at, $image, $range) = @$piece;
+    my ($start, $count, $at, $image) = @$piece;
     my $head = $page - $start;
     splice(@{ $self->{pieces} }, $index, 1,
-        [$start, $head, $at, $image, $range], [$page, $count - $head, $at + $head, $image + $head, $range]);
+        [$start, $head, $at, $image], [$page, $count - $head, $at + $head, $image + $head]);
 }
 
 # The process has given these pages up: whatever is there from now on begins as zeros.

@@ -5,8 +5,8 @@ use warnings;
 use UMS::Kernel;
 
 sub new {
-    my ($class, $directory, $space, $plan) = @_;
-    return bless { sealed => "$directory/sealed.json", path => "$directory/$space", plan => $plan, addresses => [] }, $class;
+    my ($class, $directory, $space) = @_;
+    return bless { sealed => "$directory/sealed.json", path => "$directory/$space" }, $class;
 }
 
 # The files come into being with the first page.
@@ -30,12 +30,11 @@ sub states {
     return $bytes;
 }
 
-# Address of a page's content in this process.
-sub address {
-    my ($self, $range, $page) = @_;
-    my ($first, $count) = @{ $self->{plan}[$range] };
-    my $base = $self->{addresses}[$range] //= map_file($self->{data}, $first * PAGE, $count * PAGE);
-    return $base + ($page - $first) * PAGE;
+# Address of these pages' content in this process, until the next call. Reading costs less than mapping: what is read lies
+# in the processor's cache when the kernel takes it from there, and no page of the file has to be mapped and unmapped.
+sub content {
+    my ($self, $first, $count) = @_;
+    return read_pages($self->{data}, $first, $count);
 }
 
 # Gives back the memory of pages that nobody will read again. Before the store is sealed somebody may: a page that
