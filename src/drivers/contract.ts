@@ -163,11 +163,13 @@ export interface Driver {
   freeze(handle: string): Promise<void>;
   thaw(handle: string): Promise<void>;
   /**
-   * Does what a checkpoint with the same request can do while the service still runs, and puts descriptors.json into
-   * imagesDir, which `prepareRestore` needs at the other side. To be called shortly before the freeze. Undone by `thaw`,
-   * `discard` and `remove`, and by the end of the agent. `checkpoint` works without it too.
+   * Does what a checkpoint with the same request can do while the service still runs. To be called shortly before the
+   * freeze; once more when that took its time, so that the service is seen as it is now. Undone by `thaw`, `discard` and
+   * `remove`, and by the end of the agent. `checkpoint` works without it too.
    */
   prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void>;
+  /** The descriptors.json that a checkpoint would write now, for `prepareRestore` at the other side. */
+  descriptors(handle: string): Promise<string | undefined>;
   checkpoint(handle: string, request: CheckpointRequest): Promise<void>;
   /** What goes on after the last checkpoint has returned, of which the commit must wait for `holds`. */
   afterCheckpoint(handle: string): AfterCheckpoint;

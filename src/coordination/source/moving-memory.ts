@@ -35,6 +35,10 @@ const CONNECTIONS = 2;
 /** How long a broken link is retried before the commit; afterwards the source asks again for as long as it takes. */
 const RECONNECT_MS = 20_000;
 
+/** So long before the end of a round it counts as near. */
+const NEAR_END_MS = 300;
+const NEAR_LOOK_MS = 25;
+
 /** Pages of small mappings that are sent ahead; more would keep the commit's messages waiting on a slow link. */
 const FIRST_PAGES = 96;
 /** Turns of the event loop after which a request is on the wire. */
@@ -130,8 +134,16 @@ export class MovingMemory {
     return this.#failure;
   }
 
-  /** Copies what changed since the last round, all of it in the first, which is 0. */
-  async round(number: number, cpu_share: number, signal: AbortSignal): Promise<RoundMeasurement> {
+  /**
+   * Copies what changed since the last round, all of it in the first, which is 0. `nearEnd` is called once when little
+   * time of it is left, with what was measured by then; never for a round that is over before anybody could see that.
+   */
+  async round(
+    number: number,
+    cpu_share: number,
+    signal: AbortSignal,
+    nearEnd?: (measured: RoundMeasurement) => void,
+  ): Promise<RoundMeasurement> {
     const pids = await this.#processes();
     const before = this.#sender.stats();
     const looked_ms = performance.now();
@@ -154,26 +166,31 @@ export class MovingMemory {
       sending.catch(() => undefined);
       sent.push(sending);
     }
-    await unlessAborted(Promise.all(sent), signal);
-    this.#rounds += 1;
-    const { link_bytes_s, rtt_ms, ...after } = this.#sender.stats();
-    return {
-      round: number,
-      interval_ms,
-      elapsed_ms: performance.now() - looked_ms,
-      present_pages,
-      changed_pages,
-      sent: {
+    const measure = (): RoundMeasurement => {
+      const { link_bytes_s, rtt_ms, ...after } = this.#sender.stats();
+      const sent = {
         zero_bytes: after.zero_bytes - before.zero_bytes,
         reference_bytes: after.reference_bytes - before.reference_bytes,
         data_bytes: after.data_bytes - before.data_bytes,
         wire_bytes: after.wire_bytes - before.wire_bytes,
-      },
-      link_bytes_s,
-      rtt_ms,
-      scan_ms,
-      cpu_share,
+      };
+      const elapsed_ms = performance.now() - looked_ms;
+      const seen = { round: number, interval_ms, elapsed_ms, present_pages, changed_pages };
+      return { ...seen, sent, link_bytes_s, rtt_ms, scan_ms, cpu_share };
     };
+    const watching = setInterval(() => {
+      const measured = measure();
+      if (restOf(measured) > NEAR_END_MS) return;
+      clearInterval(watching);
+      nearEnd?.(measured);
+    }, NEAR_LOOK_MS);
+    try {
+      await unlessAborted(Promise.all(sent), signal);
+    } finally {
+      clearInterval(watching);
+    }
+    this.#rounds += 1;
+    return measure();
   }
 
   /** One more round right before the freeze, where there were any. */
@@ -416,6 +433,13 @@ function startSender(
     ...(row.options.rateLimit_bytes_s === 0 ? {} : { rate_bytes_s: row.options.rateLimit_bytes_s }),
     signal,
   });
+}
+
+/** How long the rest of a round takes if it goes on as it went, in ms. */
+function restOf({ changed_pages, sent, elapsed_ms, scan_ms }: RoundMeasurement): number {
+  const done_bytes = sent.zero_bytes + sent.reference_bytes + sent.data_bytes;
+  const left_bytes = Math.max(changed_pages * PAGE_BYTES - done_bytes, 0);
+  return left_bytes === 0 ? 0 : ((elapsed_ms - scan_ms) * left_bytes) / Math.max(done_bytes, 1);
 }
 
 function rangeOf(mapping: Mapping): PageRange {

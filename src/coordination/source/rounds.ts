@@ -16,6 +16,13 @@ import type { Row } from '../journal.ts';
 import { planOf } from '../plan.ts';
 import type { MovingMemory } from './moving-memory.ts';
 
+export interface RoundsWatcher {
+  /** A round has nearly ended, and as it looks the freeze follows. */
+  nearEnd: () => void;
+  /** It did not follow: awaited before the next round. */
+  again: () => Promise<void>;
+}
+
 /**
  * Copies memory in rounds while the service runs, until freezing it is worth it: each round copies what was written
  * during the one before. The policy decides after every round, and every decision is told with its reason.
@@ -25,6 +32,7 @@ export async function copyRounds(
   row: Row,
   signal: AbortSignal,
   moving: MovingMemory,
+  watcher: RoundsWatcher,
 ): Promise<void> {
   const goals = goalsOf(row);
   const rounds: RoundMeasurement[] = [];
@@ -32,23 +40,28 @@ export async function copyRounds(
   const costs = learntCosts(context, row.engine);
   let cpu_share = 1;
   // The policy ends by itself at max_rounds; this bound is for a policy that does not.
+  const technique = planOf(row).technique === 'hybrid' ? 'hybrid' : 'pre-copy';
+  const progressAfter = (measured: RoundMeasurement): Progress => ({
+    technique,
+    rounds: [...rounds, measured],
+    cpu_share,
+    prior,
+    situation: {
+      processes: moving.processes,
+      eager_pages: eagerPages(row),
+      tracker: moving.trackerKind,
+      file_change_bytes_s: 0,
+      costs,
+    },
+  });
+  const nearEnd = (measured: RoundMeasurement) => {
+    const { action } = decide(progressAfter(measured), goals);
+    if (action === 'freeze' || action === 'post-copy') watcher.nearEnd();
+  };
   for (let at = 0; at <= goals.max_rounds; at += 1) {
-    const measured = await moving.round(at, cpu_share, signal);
+    const measured = await moving.round(at, cpu_share, signal, nearEnd);
+    const progress = progressAfter(measured);
     rounds.push(measured);
-    const { technique } = planOf(context.journal.get(row.id));
-    const progress: Progress = {
-      technique: technique === 'hybrid' ? 'hybrid' : 'pre-copy',
-      rounds,
-      cpu_share,
-      prior,
-      situation: {
-        processes: moving.processes,
-        eager_pages: eagerPages(row),
-        tracker: moving.trackerKind,
-        file_change_bytes_s: 0,
-        costs,
-      },
-    };
     const decision = decide(progress, goals);
     tell(context, row, measured, decision, outlook(progress, goals).remaining_ms);
     if (decision.action === 'freeze') return;
@@ -57,6 +70,7 @@ export async function copyRounds(
       context.journal.merge(row.id, { plan: { ...planOf(row), technique: 'hybrid', why: decision.why } });
       return;
     }
+    await watcher.again();
     if (decision.action === 'throttle') {
       cpu_share = decision.cpu_share;
       if (!(await context.driver(row.engine).throttle(row.handle, cpu_share))) {

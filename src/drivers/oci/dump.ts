@@ -65,11 +65,14 @@ export async function prepareDump(
   pids: readonly number[],
 ): Promise<void> {
   const known = waiting.get(id);
-  if (known !== undefined && sameRequest(known.request, request)) return await known.ready;
+  if (known !== undefined && sameRequest(known.request, request)) {
+    await see(known, pids);
+    return await known.ready;
+  }
   giveUpDump(id);
   if (waiting.size >= WAITING_MAX) return;
   const dump = await startDump(root, id, request);
-  if (dump.canHide && hidingWorks) dump.seen = await seeMappings(pids);
+  await see(dump, pids);
   waiting.set(id, dump);
   const forget = () => {
     if (waiting.get(id) === dump) waiting.delete(id);
@@ -81,6 +84,10 @@ export async function prepareDump(
     giveUpDump(id);
     throw error;
   }
+}
+
+async function see(dump: GatedDump, pids: readonly number[]): Promise<void> {
+  if (dump.canHide && hidingWorks) dump.seen = await seeMappings(pids);
 }
 
 /** Lets go a dump that was prepared and is not wanted. Harmless when there is none. */

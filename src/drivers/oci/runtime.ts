@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { access, constants } from 'node:fs/promises';
+import { access, constants, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -62,6 +62,19 @@ export async function initPid(root: string, id: string): Promise<number | undefi
     const stat = readFileSync(`/proc/${state.init_process_pid}/stat`, 'utf8');
     const started = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[START_FIELD]);
     return state.init_process_start === 0 || state.init_process_start === started ? state.init_process_pid : undefined;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
+
+const descriptorsSchema = z.object({ external_descriptors: z.array(z.string()) });
+
+/** What a dump writes as descriptors.json: runc notes it when it starts or restores a container. */
+export async function descriptorsOf(root: string, id: string): Promise<string | undefined> {
+  try {
+    const text = await readFile(join(root, id, 'state.json'), 'utf8');
+    return JSON.stringify(descriptorsSchema.parse(JSON.parse(text)).external_descriptors);
   } catch (error) {
     if (isMissing(error)) return undefined;
     throw error;

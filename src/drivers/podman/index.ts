@@ -239,6 +239,10 @@ export class PodmanDriver implements Driver {
     await prepareDump(RUNC_ROOT, id, request, await this.processes(handle));
   }
 
+  descriptors(handle: string): Promise<string | undefined> {
+    return descriptorsOf(RUNC_ROOT, readHandle(handle).id);
+  }
+
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
     const { id, name } = readHandle(handle);
     const state = await this.state(handle);

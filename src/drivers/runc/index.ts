@@ -21,7 +21,7 @@ import { killFrozen, requireAllFrozen } from '../oci/frozen.ts';
 import { hasDescriptors, PreparedRestores } from '../oci/prepared.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
-import { initPid, requireProgram, RUNC_ROOT, runcVersion, waitsToBegin } from '../oci/runtime.ts';
+import { descriptorsOf, initPid, requireProgram, RUNC_ROOT, runcVersion, waitsToBegin } from '../oci/runtime.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import {
@@ -224,6 +224,10 @@ export class RuncDriver implements Driver {
     const state = await this.state(handle);
     if (state !== 'running' && state !== 'frozen') throw notRunning(id, state);
     await prepareDump(RUNC_ROOT, id, request, await this.processes(handle));
+  }
+
+  descriptors(handle: string): Promise<string | undefined> {
+    return descriptorsOf(RUNC_ROOT, readHandle(handle).id);
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
