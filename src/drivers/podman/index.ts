@@ -17,7 +17,7 @@ import { type Freezer, freezerOf, isFrozen, processesOf, setFrozen, waitUntilUnt
 import { dumpFrozen, afterDump, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
-import { findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import { descriptorsOf, findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
