@@ -1,6 +1,7 @@
+import type { Duplex } from 'node:stream';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
-import { answerSchema, prepareRequestSchema } from '../messages.ts';
+import { answerSchema, prepareRequestSchema, sizesSchema } from '../messages.ts';
 import { hasRounds, planOf } from '../plan.ts';
 import { checkpointRequest, dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
 import { MovingMemory } from './moving-memory.ts';
@@ -10,6 +11,9 @@ import { createTreeRounds, settle } from './tree-rounds.ts';
 
 const PREPARE_TIMEOUT_MS = 120_000;
 
+/** So few bytes of files travel beside the memory. More would make its first round longer, and so what changes in it more. */
+const FEW_BYTES = 8 * 2 ** 20;
+
 /**
  * What can be copied while the service runs: files, and memory in rounds where the technique has them. Whatever changes
  * meanwhile is sent again. Last, the destination does what it can of the restore.
@@ -17,42 +21,59 @@ const PREPARE_TIMEOUT_MS = 120_000;
 export const copying: SourceStep = {
   async run(context, row, signal, memory) {
     const trees = (memory.trees = await createTreeRounds(context, row, signal));
-    const byPages = planOf(row).path === 'pages';
+    const files = trees.round(signal);
     // The connections for memory are opened while the first files travel.
-    const opening = byPages ? MovingMemory.open(context, row, signal) : Promise.resolve(undefined);
-    const opened = opening.then((moving) => (memory.moving = moving));
-    await allOf([trees.round(signal), opened]);
-    // Commands of either engine on this service wait, or fail, as long as something is prepared. Under cold migration
-    // that would be as long as memory travels, and what it saves would hardly show.
-    const isCold = planOf(row).technique === 'cold';
-    const getReady = () => allOf([settle(trees, signal), ...(isCold ? [] : [prepare(context, row, signal, memory)])]);
-    if (memory.moving === undefined || !hasRounds(planOf(row).technique)) await getReady();
-    else await copyInRounds(context, row, signal, memory.moving, getReady);
+    const opened = openMemory(context, row, signal, memory);
+    const few = sizesSchema.parse(row.data['sizes']).file_bytes <= FEW_BYTES;
+    try {
+      await Promise.all(few ? [opened] : [opened, files]);
+      const settled = () => files.then(() => settle(trees, signal));
+      await copyMemory(context, row, signal, memory, () => allOf([settled(), prepare(context, row, signal, memory)]));
+    } finally {
+      // Whatever failed, nothing is at work any more when this ends.
+      await Promise.allSettled([opened, files]);
+    }
     // What was written while everything was prepared need not wait for the freeze.
     await memory.moving?.lastRound(signal);
-    if (!isCold) {
-      // Opened now, so that the images need no handshake while the service stands still.
-      const onWire = (bytes: number) => context.journal.addWire(row.id, bytes);
-      memory.images = await context.peers.openDuplex(
-        row.destination,
-        { kind: 'images', migration: row.id },
-        { signal, onWire },
-      );
-      // A peer that goes away before anything is sent is noticed by whoever speaks to it next.
-      memory.images.on('error', () => undefined);
-    }
+    if (isPrepared(row)) memory.images = await openImages(context, row, signal);
     return 'holding';
   },
 };
 
-/** The rounds, and beside the end of the last one what else must be ready for the freeze. */
-async function copyInRounds(
+async function openMemory(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
+  if (planOf(row).path === 'pages') memory.moving = await MovingMemory.open(context, row, signal);
+}
+
+/**
+ * Commands of either engine on this service wait, or fail, as long as something is prepared. Under cold migration that
+ * would be as long as memory travels, and what it saves would hardly show.
+ */
+function isPrepared(row: Row): boolean {
+  return planOf(row).technique !== 'cold';
+}
+
+/** Opened now, so that the images need no handshake while the service stands still. */
+async function openImages(context: SagaContext, row: Row, signal: AbortSignal): Promise<Duplex> {
+  const onWire = (bytes: number) => context.journal.addWire(row.id, bytes);
+  const images = await context.peers.openDuplex(
+    row.destination,
+    { kind: 'images', migration: row.id },
+    { signal, onWire },
+  );
+  // A peer that goes away before anything is sent is noticed by whoever speaks to it next.
+  images.on('error', () => undefined);
+  return images;
+}
+
+/** The rounds, if there are any, and beside the end of the last one what else must be ready for the freeze. */
+async function copyMemory(
   context: SagaContext,
   row: Row,
   signal: AbortSignal,
-  moving: MovingMemory,
+  { moving }: SourceMemory,
   getReady: () => Promise<void>,
 ): Promise<void> {
+  if (moving === undefined || !hasRounds(planOf(row).technique)) return await getReady();
   const { fallback } = moving;
   if (fallback !== undefined) context.journal.emit(row.id, { event: 'note', text: fallback });
   let ready: Promise<void> | undefined;
@@ -67,15 +88,15 @@ async function copyInRounds(
   };
   try {
     await copyRounds(context, row, signal, moving, { nearEnd, again });
-  } catch (error) {
+    await (ready ?? getReady());
+  } finally {
     await Promise.allSettled([ready]);
-    throw error;
   }
-  await (ready ?? getReady());
 }
 
 /** The freeze is near: whatever dump and restore can do before it is done now, on both sides. */
 async function prepare(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
+  if (!isPrepared(row)) return;
   const driver = context.driver(row.engine);
   const here = dumpsHere(row);
   const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);

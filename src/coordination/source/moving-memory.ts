@@ -94,12 +94,14 @@ export class MovingMemory {
     try {
       const driver = context.driver(row.engine);
       const cache = await writePageCache(context, row.service_uid);
-      const sender = await startSender(context, row, cache, closing.signal);
+      const starting = startSender(context, row, cache, closing.signal);
       // The service is held still for the instant in which soft-dirty bits are read and cleared.
       // Without rounds it attaches to nothing, and only lists what is there in the end.
-      const tracker = await openTracker({
-        pause: () => driver.freeze(row.handle),
-        unpause: () => driver.thaw(row.handle),
+      const opening = openTracker({ pause: () => driver.freeze(row.handle), unpause: () => driver.thaw(row.handle) });
+      const [sender, tracker] = await Promise.all([starting, opening]).catch(async (error: unknown) => {
+        await Promise.allSettled([starting.then((one) => one.close()), opening.then((one) => one.close())]);
+        await cache?.discard();
+        throw error;
       });
       const moving = new MovingMemory(context, row, sender, tracker, cache);
       moving.#closed.signal.addEventListener('abort', () => closing.abort(moving.#closed.signal.reason), {
