@@ -9,7 +9,9 @@ import type { SourceStep } from './steps.ts';
 /** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
 export const checking: SourceStep = {
   async run(context, row, signal) {
-    const result = await preflight(context, row.service, row.destination, row.options, row.id, signal);
+    // By its id: a name may be another's by now, or be known to two engines.
+    const service = `${row.engine}:${row.engine_id}`;
+    const result = await preflight(context, service, row.destination, row.options, row.id, signal);
     for (const finding of result.findings) {
       if (finding.severity !== 'info') context.journal.emit(row.id, { event: 'finding', finding });
     }

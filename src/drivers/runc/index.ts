@@ -38,7 +38,7 @@ import { changeRunc, listBundles, runcState, runPiped } from './cli.ts';
 import { logPath, networkPath, parseConfig, refuseUnmovable, rootfsOf, specificationOf, treesOf } from './describe.ts';
 import { notRunning, readHandle, unknown } from './errors.ts';
 import { launch, writeSettings } from './restore.ts';
-import { type CreateRecord, createRecordSchema, type RuncHandle } from './schema.ts';
+import { type CreateRecord, createRecordSchema, type Listed, type RuncHandle } from './schema.ts';
 
 const UNTRACED_LIMIT_MS = 60_000;
 const FREEZE_LIMIT_MS = 10_000;
@@ -78,19 +78,21 @@ export class RuncDriver implements Driver {
 
   async list(): Promise<ServiceSummary[]> {
     const summaries: ServiceSummary[] = [];
-    for (const each of await listBundles()) {
-      summaries.push({
-        engine: this.engine,
-        id: each.id,
-        name: each.id,
-        state: await this.#stateOf(each.id, each.status, each.pid),
-        image: each.bundle,
-        pid: each.status === 'stopped' ? 0 : each.pid,
-        ports: [],
-        created_at: each.created,
-      });
-    }
+    for (const each of await listBundles()) summaries.push(await this.#summary(each));
     return summaries;
+  }
+
+  async #summary(each: Listed): Promise<ServiceSummary> {
+    return {
+      engine: this.engine,
+      id: each.id,
+      name: each.id,
+      state: await this.#stateOf(each.id, each.status, each.pid),
+      image: each.bundle,
+      pid: each.status === 'stopped' ? 0 : each.pid,
+      ports: [],
+      created_at: each.created,
+    };
   }
 
   async describe(reference: string): Promise<ServiceDescription> {
@@ -102,8 +104,7 @@ export class RuncDriver implements Driver {
         reference,
         matches.map((each) => each.id),
       );
-    const summary = (await this.list()).find((each) => each.id === exact.id);
-    if (summary === undefined) throw unknown(reference, []);
+    const summary = await this.#summary(exact);
     const configText = await readFile(join(exact.bundle, 'config.json'), 'utf8');
     const specification = specificationOf(exact.id, exact.bundle, configText);
     const config = parseConfig(configText, exact.bundle);

@@ -22,6 +22,7 @@ my $HERE;
 BEGIN { ($HERE) = __FILE__ =~ m{^(.*)/}; $HERE //= '.'; unshift @INC, $HERE }
 use UMS::Kernel;
 use UMS::Filler;
+use UMS::Releaser;
 
 my ($directory, $work, $store) = @ARGV;
 die "usage: pager.pl DIR WORK STORE\n" unless defined $store;
@@ -70,6 +71,7 @@ sub listen_at {
 
 sub watch { my ($fd, $action) = @_; $on{$fd} = $action; epoll_add($epoll, $fd) }
 
+my $releaser = UMS::Releaser->new;
 my $filler;
 $filler = UMS::Filler->new(
     store => $store,
@@ -87,6 +89,7 @@ $filler = UMS::Filler->new(
         until (send_descriptor($keeper, "h $serial\n", $fd)) { renew_keeper() }
         watch($fd, sub { $filler->read_events($serial) });
     },
+    release_pages => sub { $releaser->release(@_) },
     release => sub {
         my ($serial, $fd) = @_;
         delete $on{$fd};
@@ -286,6 +289,7 @@ sub status {
 sub end_with {
     my ($how, $why, $client) = @_;
     ($state, $error) = ($how, $why);
+    $releaser->end;
     open(my $file, '>', "$directory/result.json.new") or die "result.json: $!\n";
     print {$file} status(), "\n";
     close $file;

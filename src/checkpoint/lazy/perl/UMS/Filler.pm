@@ -31,6 +31,7 @@ use constant {
 my ($EVENT_FAULT, $EVENT_FORK, $EVENT_REMAP, $EVENT_REMOVE, $EVENT_UNMAP) = (0x12, 0x13, 0x14, 0x15, 0x16);
 
 # demand: called with (pid, first, count, urgent). adopt: with (serial, descriptor) of a new process. release: with serial.
+# release_pages: with (file, first, count) of what nobody reads any more.
 sub new {
     my ($class, %options) = @_;
     return bless {
@@ -169,7 +170,8 @@ sub install {
 sub release_pages {
     my ($self, $task, $image, $count) = @_;
     return if grep { $_->{pid} == $task->{pid} && $_ != $task } values %{ $self->{tasks} };
-    $self->{stores}{ $task->{pid} }->release($image, $count);
+    my $store = $self->{stores}{ $task->{pid} };
+    $self->{release_pages}->($store->data_path, $image, $count) if $store->is_sealed;
 }
 
 # Only a page that lies nowhere comes here; if no event explains it in time, the memory cannot be made whole.

@@ -13,7 +13,7 @@ sub new {
 sub ready {
     my ($self) = @_;
     return 1 if defined $self->{state};
-    open(my $data, '+<:raw', "$self->{path}.data") or return 0;
+    open(my $data, '<:raw', "$self->{path}.data") or return 0;
     open(my $state, '<:raw', "$self->{path}.state") or return 0;
     ($self->{data}, $self->{state}) = ($data, $state);
     return 1;
@@ -37,12 +37,10 @@ sub content {
     return read_pages($self->{data}, $first, $count);
 }
 
-# Gives back the memory of pages that nobody will read again. Before the store is sealed somebody may: a page that
-# arrives may be sent as a copy of one that is here.
-sub release {
-    my ($self, $first, $count) = @_;
-    return unless $self->{is_sealed} ||= -e $self->{sealed};
-    punch_hole($self->{data}, $first * PAGE, $count * PAGE);
-}
+# Whether nobody reads a page again that has been placed. Before the store is sealed somebody may: a page that arrives may
+# be sent as a copy of one that is here.
+sub is_sealed { my ($self) = @_; return $self->{is_sealed} ||= -e $self->{sealed} }
+
+sub data_path { my ($self) = @_; return "$self->{path}.data" }
 
 1;

@@ -1,0 +1,52 @@
+# Gives back the memory of pages that the store need not hold any more, in a process of its own: that costs the kernel
+# nearly as much as placing them, and a process may be waiting for the next one.
+package UMS::Releaser;
+use strict;
+use warnings;
+use Fcntl qw(F_GETFL F_SETFL O_NONBLOCK);
+use UMS::Kernel;
+
+# To be called before there is any descriptor that only one process may hold.
+sub new {
+    my ($class) = @_;
+    pipe(my $out, my $in) or die "pipe: $!\n";
+    my $pid = fork() // die "fork: $!\n";
+    if ($pid == 0) {
+        close $in;
+        eval { work($out) };
+        print STDERR $@;
+        exit 0;
+    }
+    close $out;
+    fcntl($in, F_SETFL, fcntl($in, F_GETFL, 0) | O_NONBLOCK);
+    return bless { in => $in, pid => $pid }, $class;
+}
+
+# Pages of a file, by their numbers. What it cannot take now stays until the whole store goes.
+sub release {
+    my ($self, $path, $first, $count) = @_;
+    syswrite($self->{in}, "$first $count $path\n");
+}
+
+# It is gone when this returns, and whatever it held open with it.
+sub end {
+    my ($self) = @_;
+    kill 'KILL', $self->{pid};
+    waitpid($self->{pid}, 0);
+}
+
+sub work {
+    my ($out) = @_;
+    my %files;
+    while (my $line = <$out>) {
+        my ($first, $count, $path) = $line =~ /^(\d+) (\d+) (.+)$/ or next;
+        my $file = $files{$path};
+        if (!defined $file) {
+            open($file, '+<:raw', $path) or die "$path: $!\n";
+            $files{$path} = $file;
+        }
+        punch_hole($file, $first * PAGE, $count * PAGE);
+    }
+}
+
+1;
