@@ -28,7 +28,8 @@ export const copying: SourceStep = {
     try {
       await Promise.all(few ? [opened] : [opened, files]);
       const settled = () => files.then(() => settle(trees, signal));
-      await copyMemory(context, row, signal, memory, () => allOf([settled(), prepare(context, row, signal, memory)]));
+      const getReady = () => allOf([settled(), prepare(context, row, signal, memory)]);
+      await copyMemory(context, row, signal, memory, getReady);
     } finally {
       // Whatever failed, nothing is at work any more when this ends.
       await Promise.allSettled([opened, files]);

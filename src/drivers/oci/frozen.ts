@@ -21,18 +21,22 @@ export async function requireAllFrozen(pid: number, workDir: string): Promise<vo
   );
 }
 
-/** Ends frozen processes without one more instruction of theirs: the kernel kills frozen tasks where they stand. */
-export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<void> {
+/**
+ * Ends frozen processes without one more instruction of theirs: the kernel kills frozen tasks where they stand. True when
+ * all have ended; otherwise they will.
+ */
+export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<boolean> {
   if (freezer.version === 2) {
     await writeFile(join(freezer.directory, 'cgroup.kill'), '1');
-    await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
+    const ended = await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
     // A group that stays frozen without processes looks paused to runc for ever.
-    if (await isEmpty(freezer)) await thawEmpty(freezer);
-    return;
+    if (ended) await thawEmpty(freezer);
+    return ended;
   }
   // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
   for (const pid of pids) kill(pid);
   await writeFile(join(freezer.directory, 'freezer.state'), 'THAWED');
+  return false;
 }
 
 async function isEmpty(freezer: Freezer): Promise<boolean> {

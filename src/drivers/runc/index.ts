@@ -312,17 +312,27 @@ export class RuncDriver implements Driver {
   /** Takes the container out of runc's list, without a frozen one running again. */
   async #delete(handle: string): Promise<void> {
     const { id } = readHandle(handle);
-    const state = await runcState(id);
-    if (state === undefined) return;
-    await this.#kill(handle, state.pid);
+    if (!(await this.#endFrozen(handle))) {
+      const state = await runcState(id);
+      if (state === undefined) return;
+      await this.#kill(handle, state.pid);
+    }
     await changeRunc(['delete', '--force', id], `delete ${id}`);
   }
 
-  async #kill(handle: string, pid: number): Promise<void> {
-    const pids = await this.processes(handle);
+  /** True when all that was frozen has ended, without asking runc. */
+  async #endFrozen(handle: string): Promise<boolean> {
+    const freezer = await this.#freezerSeen(readHandle(handle).id);
+    if (freezer === undefined || !(await isFrozen(freezer))) return false;
+    const pids = await processesOf(freezer);
     await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
+    return await killFrozen(freezer, pids);
+  }
+
+  async #kill(handle: string, pid: number): Promise<void> {
+    if (await this.#endFrozen(handle)) return;
+    await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
     const freezer = pid === 0 ? undefined : await freezerOf(pid);
-    if (freezer !== undefined && (await isFrozen(freezer))) await killFrozen(freezer, pids);
     const { id } = readHandle(handle);
     if (freezer === undefined || (await runcState(id))?.status === 'stopped') return;
     // It may end between the question and the kill, which then fails; what counts is that it has ended.
