@@ -7,7 +7,7 @@ import { countPages, intersectRanges, normaliseRanges, PAGE_BYTES, type PageRang
 /** Pages looked at, over all processes; their changes stand for those of all pages. */
 const SAMPLE_PAGES = 4096;
 /** Milliseconds after the first look at which the sample is looked at again. */
-const LOOKS_MS = [40, 120] as const;
+const LOOKS_MS = [35, 100] as const;
 /** One in so many sampled pages is compressed, to see what compression would gain. */
 const COMPRESSED_EVERY = 64;
 

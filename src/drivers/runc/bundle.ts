@@ -6,14 +6,18 @@ import { isMissing } from '../oci/cgroup.ts';
 import { entriesOf, exists, undoCopies } from '../oci/files.ts';
 import { bindFindings, findingOf } from '../oci/findings.ts';
 import type { CreateRecords } from '../oci/records.ts';
-import { findProgram } from '../oci/runtime.ts';
+import { findProgram, RUNC_ROOT } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
-import { runcState } from './cli.ts';
 import { logPath, networkPath, parseConfig, rootfsOf, treesOf } from './describe.ts';
 import type { CreateRecord, RuncHandle } from './schema.ts';
 
 /** Lies in a bundle that a migration is making, and names it; gone when the migration is settled. */
 const MARK = '.ums-migration';
+
+/** Whether runc has a container of that id: it goes by this directory itself (libcontainer's Create). */
+function isKnown(id: string): Promise<boolean> {
+  return exists(join(RUNC_ROOT, id));
+}
 
 function bundleOf(specification: Specification): { path: string; configText: string } {
   if (specification.bundle !== undefined) return specification.bundle;
@@ -36,7 +40,7 @@ export async function canCreate(specification: Specification): Promise<Finding[]
   const { path, configText } = bundleOf(specification);
   const config = parseConfig(configText, path);
   const findings: Finding[] = [];
-  if ((await runcState(specification.name)) !== undefined) {
+  if (await isKnown(specification.name)) {
     findings.push(
       findingOf(
         'error',
@@ -125,7 +129,7 @@ async function writeDurably(path: string, text: string): Promise<void> {
 }
 
 async function plan(specification: Specification, bundle: string, rootfs: string): Promise<CreateRecord> {
-  if ((await runcState(specification.name)) !== undefined) throw taken(specification.name);
+  if (await isKnown(specification.name)) throw taken(specification.name);
   for (const path of [bundle, rootfs]) if (await exists(path)) throw taken(path);
   const copiedDirectories: string[] = [];
   const madeDirectories: string[] = [];
