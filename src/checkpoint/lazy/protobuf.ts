@@ -2,6 +2,8 @@
 export interface Field {
   number: number;
   wire: number;
+  /** Where it begins, with its number. */
+  at: number;
   /** Where its value begins and ends; for a number, its bytes. */
   from: number;
   to: number;
@@ -12,9 +14,9 @@ export function fieldsOf(bytes: Buffer, from: number, to: number, odd: () => Err
   if (to > bytes.length) throw odd();
   const fields: Field[] = [];
   for (let at = from; at < to; ) {
-    const key: Field = { number: 0, wire: 0, from: at, to: endOfNumber(bytes, at) };
+    const key: Field = { number: 0, wire: 0, at, from: at, to: endOfNumber(bytes, at) };
     const value = numberAt(bytes, key);
-    const field: Field = { number: Math.floor(value / 8), wire: value % 8, from: key.to, to: key.to };
+    const field: Field = { number: Math.floor(value / 8), wire: value % 8, at, from: key.to, to: key.to };
     if (field.wire === 0) field.to = endOfNumber(bytes, field.from);
     else if (field.wire === 1) field.to += 8;
     else if (field.wire === 5) field.to += 4;
@@ -36,8 +38,16 @@ function endOfNumber(bytes: Buffer, at: number): number {
 }
 
 /** Exact up to 2^53. */
-export function numberAt(bytes: Buffer, { from, to }: Field): number {
+export function numberAt(bytes: Buffer, { from, to }: Pick<Field, 'from' | 'to'>): number {
   let value = 0;
   for (let at = to - 1; at >= from; at -= 1) value = value * 128 + ((bytes[at] ?? 0) & 127);
   return value;
+}
+
+/** As a number is written: exact up to 2^53. */
+export function encodeNumber(value: number): Buffer {
+  const bytes: number[] = [];
+  let rest = value;
+  for (; rest >= 128; rest = Math.floor(rest / 128)) bytes.push((rest % 128) + 128);
+  return Buffer.from([...bytes, rest]);
 }

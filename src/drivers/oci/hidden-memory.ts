@@ -12,8 +12,9 @@ import { unmark } from './mm-image.ts';
 /**
  * A lazy dump writes no anonymous memory, yet CRIU takes hold of every page of it, to offer it later: fifty milliseconds
  * for each GiB, in pipes that a host may not allow it. Nobody will ask CRIU for them. So it is shown mappings of which it
- * believes that their content need not be kept (the `dp` flag of /proc/PID/smaps, for MAP_DROPPABLE), and the images are
- * completed here: the flag is taken back, and what is present in these mappings is listed as lazy, as CRIU would have.
+ * believes that their content need not be kept (the `dp` flag of /proc/PID/smaps, for MAP_DROPPABLE) and that they are one
+ * page long (it copies 16 bytes for every page there could be), and the images are completed here: flag and end are put
+ * right, and what is present in these mappings is listed as lazy, as CRIU would have.
  *
  * Only for large mappings that CRIU would call lazy whole (vma_entry_can_be_lazy in its source, and no thread's stack
  * pointer in it, because CRIU writes that page); everything else is left to CRIU.
@@ -168,30 +169,52 @@ function stackPointers(pid: number): number[] | undefined {
   return pointers;
 }
 
-const RANGE = /^([0-9a-f]+)-([0-9a-f]+) ([rwx-]{3}p) [0-9a-f]+ 00:00 0\s*(?:\[heap\]|\[anon:[^\]]*\])?$/;
+const RANGE = /^([0-9a-f]+)-([0-9a-f]+)( [rwx-]{3}p [0-9a-f]+ 00:00 0\s*(?:\[heap\]|\[anon:[^\]]*\])?)$/;
 
-/** smaps with `dp` among the flags of the mappings that are hidden, and what they span. */
+/**
+ * smaps with `dp` among the flags of the mappings that are hidden, and what they span. Each is shown as one page: CRIU
+ * makes lists as long as there could be pages, and copies them.
+ */
 export function markMappings(smaps: string, stacks: readonly number[]): { text: string; areas: PageRange[] } {
   const areas: PageRange[] = [];
-  let candidate: { start: number; end: number } | undefined;
-  let rss_kib = 0;
-  const lines = smaps.split('\n').map((line) => {
-    if (/^[0-9a-f]+-/.test(line)) {
-      const [, start = '', end = ''] = RANGE.exec(line) ?? [];
-      candidate = start === '' ? undefined : { start: Number.parseInt(start, 16), end: Number.parseInt(end, 16) };
-      rss_kib = 0;
-    } else if (line.startsWith('Rss:') || line.startsWith('Swap:')) {
-      rss_kib += Number(line.split(/\s+/)[1]);
-    } else if (line.startsWith('VmFlags:') && candidate !== undefined && rss_kib * 1024 >= AREA_BYTES_MIN) {
-      const { start, end } = candidate;
-      const inUse = stacks.some((pointer) => pointer >= start && pointer < end);
-      if (inUse || line.split(' ').some((flag) => NEVER.has(flag))) return line;
-      areas.push({ first: start / PAGE_BYTES, count: (end - start) / PAGE_BYTES });
-      return `${line.trimEnd()} dp `;
-    }
-    return line;
+  const blocks = smaps.split(/^(?=[0-9a-f]+-)/m);
+  const marked = blocks.map((block, at) => {
+    const area = hideable(block, stacks);
+    if (area === undefined || growsDownTo(area, blocks[at + 1])) return block;
+    areas.push(area);
+    return mark(block, area);
   });
-  return { text: lines.join('\n'), areas };
+  return { text: marked.join(''), areas };
+}
+
+function hideable(block: string, stacks: readonly number[]): PageRange | undefined {
+  const [line = ''] = block.split('\n', 1);
+  const [, first = '', last = ''] = RANGE.exec(line) ?? [];
+  if (first === '') return undefined;
+  const [start, end] = [Number.parseInt(first, 16), Number.parseInt(last, 16)];
+  let rss_kib = 0;
+  for (const [, kib] of block.matchAll(/^(?:Rss|Swap):\s*(\d+)/gm)) rss_kib += Number(kib);
+  const flags = flagsOf(block);
+  const inUse = stacks.some((pointer) => pointer >= start && pointer < end);
+  if (rss_kib * 1024 < AREA_BYTES_MIN || flags === undefined || inUse || flags.some((flag) => NEVER.has(flag))) {
+    return undefined;
+  }
+  return { first: start / PAGE_BYTES, count: (end - start) / PAGE_BYTES };
+}
+
+function flagsOf(block: string): string[] | undefined {
+  return /^VmFlags:(.*)$/m.exec(block)?.[1]?.trim().split(' ');
+}
+
+/** CRIU looks whether there is room before a mapping that grows downwards, so what lies there is shown as it is. */
+function growsDownTo(area: PageRange, next: string | undefined): boolean {
+  if (next === undefined || flagsOf(next)?.includes('gd') !== true) return false;
+  return Number.parseInt(next, 16) === (area.first + area.count) * PAGE_BYTES;
+}
+
+function mark(block: string, area: PageRange): string {
+  const shown = ((area.first + 1) * PAGE_BYTES).toString(16).padStart(8, '0');
+  return block.replace(/^([0-9a-f]+)-[0-9a-f]+/, `$1-${shown}`).replace(/^(VmFlags:.*?) *$/m, '$1 dp ');
 }
 
 function inParts({ first, count }: PageRange): PageRange[] {
@@ -205,7 +228,8 @@ function inParts({ first, count }: PageRange): PageRange[] {
 /** Makes the images what they would be, had nothing been hidden. */
 export async function completeImages(imagesDir: string, hidden: readonly HiddenMemory[]): Promise<void> {
   for (const { inside, areas, present } of hidden) {
-    await unmark(join(imagesDir, `mm-${inside}.img`), new Set(areas.map(({ first }) => first * PAGE_BYTES)));
+    const ends = areas.map(({ first, count }): [number, number] => [first * PAGE_BYTES, (first + count) * PAGE_BYTES]);
+    await unmark(join(imagesDir, `mm-${inside}.img`), new Map(ends));
     const path = join(imagesDir, `pagemap-${inside}.img`);
     const { pagesId, entries } = await readPagemap(path);
     const seen = entries.some(({ first, count }) =>
