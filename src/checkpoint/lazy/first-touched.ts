@@ -41,7 +41,7 @@ export function firstTouched(imagesDir: string, contents: readonly SpaceContents
 
 export function pagesOfThread(image: Buffer): number[] {
   if (image.length < HEAD_BYTES) return [];
-  const whole: Field = { number: 0, wire: 2, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
+  const whole: Field = { number: 0, wire: 2, at: 0, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
   try {
     const own = ADDRESSES.flatMap((path) => valuesAt(image, whole, path)).map(pageOf);
     const above = STACKS.flatMap((path) => valuesAt(image, whole, path)).map((pointer) => pageOf(pointer) + 1);

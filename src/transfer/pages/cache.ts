@@ -71,6 +71,11 @@ function parseJson(text: string): unknown {
 
 const BUFFER_PAGES = 256;
 const BUFFERS_MAX = 16;
+/**
+ * After so much the kernel is asked to write to the disk what it has. Left to itself it waits until there are gigabytes,
+ * and writes them when the service stands still.
+ */
+const SYNC_BYTES = 64 * 2 ** 20;
 
 /**
  * Writes such a cache from pages as they pass by. It never holds anybody up: where the disk is slower than the pages
@@ -89,6 +94,9 @@ export class PageCacheWriter {
   #hashes: BigUint64Array;
   #written = 0;
   #queue: Promise<void> = Promise.resolve();
+  #unsynced_bytes = 0;
+  #syncing: Promise<void> = Promise.resolve();
+  #isSyncing = false;
   #finished: Promise<number> | undefined;
   #failure: unknown;
 
@@ -134,8 +142,7 @@ export class PageCacheWriter {
 
   async #finish(): Promise<number> {
     this.#flush();
-    await this.#queue;
-    await this.#file.close();
+    await this.#close();
     if (this.#failure !== undefined) {
       await rm(this.#work, { recursive: true, force: true });
       throw pagesFailed('the cache of pages could not be written', 'source');
@@ -160,9 +167,14 @@ export class PageCacheWriter {
       await rm(this.#dir, { recursive: true, force: true });
       return;
     }
-    await this.#queue;
-    await this.#file.close();
+    await this.#close();
     await rm(this.#work, { recursive: true, force: true });
+  }
+
+  async #close(): Promise<void> {
+    await this.#queue;
+    await this.#syncing;
+    await this.#file.close();
   }
 
   #room(): Buffer | undefined {
@@ -203,6 +215,20 @@ export class PageCacheWriter {
     }
     for (const [at, hash] of hashes.entries()) this.#hashes[this.#written + at] = hash;
     this.#written += hashes.length;
+    this.#unsynced_bytes += length;
+    if (this.#unsynced_bytes >= SYNC_BYTES && !this.#isSyncing) this.#sync();
+  }
+
+  /** Not waited for by what comes next. */
+  #sync(): void {
+    this.#unsynced_bytes = 0;
+    this.#isSyncing = true;
+    this.#syncing = this.#file
+      .datasync()
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => (this.#isSyncing = false));
   }
 }
 
