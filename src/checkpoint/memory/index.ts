@@ -5,6 +5,7 @@
  * through a pipe. A tracker says after each round which pages to read again; docs/design-decisions.md says why there are
  * three kinds of them.
  */
+export { FrozenMemory } from './frozen-memory.ts';
 export { mappings } from './mappings.ts';
 export type { DirtyTracker, FinalPages, Mapping, RoundPages, TrackerKind } from './model.ts';
 export { openTracker, type TrackerOptions } from './open-tracker.ts';

@@ -9,7 +9,7 @@ const ANSWER_LIMIT_MS = 60_000;
 const ANSWER_BYTES_MAX = 512 * 1024 * 1024;
 const WORDS_TOLD_MAX = 2048;
 
-export type HelperCommand = 'P' | 'A' | 'R' | 'F' | 'D';
+export type HelperCommand = 'P' | 'A' | 'R' | 'F' | 'D' | 'S';
 
 export interface HelperAnswer {
   readonly status: 'done' | 'vanished' | 'failed' | 'replaced';

@@ -15,6 +15,7 @@
 #   R round          spans                                          u32 failed, written, present, microseconds; then
 #   F final          spans                                          failed mappings' starts (u64), page regions (3 * u64)
 #   D detach         -                                              -
+#   S smaps          -                                              /proc/PID/smaps
 # A span is: lowest address, highest address, number of mappings, and start and end of each. The addresses of a span
 # reach as far as no mapping of another sort is in the way, so that one that grows meanwhile is not cut in two.
 # Status: 0 done, 1 there is no such process, 2 failed (payload: why), 3 the process has another address space now.
@@ -174,6 +175,14 @@ sub final_of {
         }
     }
     return findings($started, $pages, "");
+}
+
+# For those who can wait: from here on this process gives way to others.
+sub smaps_of {
+    my ($pid) = @_;
+    setpriority(0, 0, 10);
+    my $text = text_of("/proc/$pid/smaps");
+    return defined $text ? answer(DONE, $text) : answer(VANISHED);
 }
 
 sub findings {
@@ -502,6 +511,7 @@ while (1) {
         : $command eq "A" ? attach($pid)
         : $command eq "R" ? round_of($pid, @words)
         : $command eq "F" ? final_of($pid, @words)
+        : $command eq "S" ? smaps_of($pid)
         : $command eq "D" ? do { release($pid); answer(DONE) }
         : answer(FAILED, "unknown command");
     write_all(pack("L", length($reply)) . $reply);

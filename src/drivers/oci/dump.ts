@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { criuVersion, versionAtLeast } from '#src/checkpoint/criu.ts';
 import { criuFailure } from '#src/checkpoint/errors.ts';
+import { FrozenMemory } from '#src/checkpoint/memory/index.ts';
 import { UmsError, toUmsError } from '#src/telemetry/errors.ts';
 import type { AfterCheckpoint, CheckpointRequest } from '../contract.ts';
 import { poll } from './cgroup.ts';
@@ -38,8 +39,8 @@ const READY_LIMIT_MS = 30_000;
 interface GatedDump {
   request: CheckpointRequest;
   settings: string;
-  /** CRIU knows the flag with which memory is hidden from it. */
-  canHide: boolean;
+  /** Looks at what is hidden from CRIU; undefined where nothing can be. */
+  frozen: Promise<FrozenMemory> | undefined;
   /** What the processes' mappings were while it was prepared. */
   seen: SeenMappings;
   /** The gate is reached. */
@@ -50,6 +51,8 @@ interface GatedDump {
   ended: Promise<unknown>;
   go: () => void;
   giveUp: () => void;
+  /** Nobody looks at hidden memory any more. */
+  close: () => void;
 }
 
 let hidingWorks = true;
@@ -75,7 +78,9 @@ export async function prepareDump(
   await see(dump, pids);
   waiting.set(id, dump);
   const forget = () => {
-    if (waiting.get(id) === dump) waiting.delete(id);
+    if (waiting.get(id) !== dump) return;
+    waiting.delete(id);
+    dump.close();
   };
   dump.ended.then(forget, forget);
   try {
@@ -87,7 +92,7 @@ export async function prepareDump(
 }
 
 async function see(dump: GatedDump, pids: readonly number[]): Promise<void> {
-  if (dump.canHide && hidingWorks) dump.seen = await seeMappings(pids);
+  if (dump.frozen !== undefined) dump.seen = await seeMappings(pids);
 }
 
 /** Lets go a dump that was prepared and is not wanted. Harmless when there is none. */
@@ -96,6 +101,7 @@ export function giveUpDump(id: string): void {
   waiting.delete(id);
   over.delete(id);
   dump?.giveUp();
+  dump?.close();
 }
 
 export function afterDump(id: string): AfterCheckpoint {
@@ -121,17 +127,21 @@ export async function dumpFrozen(
   let hidden: HiddenMemory[] = [];
   try {
     await dump.ready;
-    hidden = dump.canHide && hidingWorks ? hideMemory(pids, join(dump.settings, 'smaps'), dump.seen) : [];
+    const frozen = hidingWorks ? await dump.frozen : undefined;
+    if (frozen !== undefined) hidden = hideMemory(pids, join(dump.settings, 'smaps'), dump.seen, frozen);
     dump.go();
     request.onBegun?.();
     await Promise.race([dump.ended, dump.complete]);
     await completeImages(request.imagesDir, hidden);
     const ended = dump.ended.then(() => undefined);
     // Whoever wants to know asks for it; until then a failure is nobody's.
-    const holds = ended.then(() => requireAsAssumed(hidden)).catch(hidNothingMore);
-    holds.catch(() => undefined);
+    const holds = ended
+      .then(() => (frozen === undefined ? undefined : requireAsAssumed(hidden, frozen)))
+      .catch(hidNothingMore);
+    holds.then(dump.close, dump.close);
     over.set(id, { ended, holds });
   } catch (error) {
+    dump.close();
     // Whatever was wrong, the next dump does without.
     if (hidden.length > 0) hidingWorks = false;
     if (error instanceof UmsError && error.code === 'UMS_E_TIMEOUT') throw error;
@@ -182,11 +192,13 @@ async function startDump(root: string, id: string, request: CheckpointRequest): 
   ready.promise.catch(() => undefined);
   const slow = setTimeout(() => socket?.destroy(), READY_LIMIT_MS);
   ready.promise.finally(() => clearTimeout(slow)).catch(() => undefined);
+  const canHide = request.lazy === true && process.arch === 'x64' && versionAtLeast(version, HIDES_SINCE);
+  const frozen = canHide && hidingWorks ? FrozenMemory.open() : undefined;
   return {
     request,
     settings,
     seen: new Map(),
-    canHide: request.lazy === true && process.arch === 'x64' && versionAtLeast(version, HIDES_SINCE),
+    frozen,
     ready: ready.promise,
     complete: complete.promise,
     ended,
@@ -196,6 +208,7 @@ async function startDump(root: string, id: string, request: CheckpointRequest): 
       if (request.lazy === true) socket?.write(CLOSE_MESSAGE);
     },
     giveUp: () => socket?.destroy(),
+    close: () => void frozen?.then((memory) => memory.close()),
   };
 }
 

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readPagemap, writePagemap } from '#src/checkpoint/lazy/images.ts';
 import { PE_LAZY } from '#src/checkpoint/lazy/protocol.ts';
-import { presentPages } from '#src/checkpoint/memory/pagemap.ts';
+import type { FrozenMemory } from '#src/checkpoint/memory/index.ts';
 import { normaliseRanges, PAGE_BYTES, type PageRange } from '#src/transfer/pages/model.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { isMissing } from './cgroup.ts';
@@ -57,16 +57,22 @@ const FLEETING = new Set(['sd', 'um', 'uw', 'ui']);
 const NEVER = new Set(['lo', 'ht', 'dp', 'gd', 'io', 'pf', 'sh', 'ss']);
 
 /** Writes DIRECTORY/PID for every frozen process of which something is hidden: what CRIU shall see as its smaps. */
-export function hideMemory(pids: readonly number[], directory: string, seen: SeenMappings): HiddenMemory[] {
+export function hideMemory(
+  pids: readonly number[],
+  directory: string,
+  seen: SeenMappings,
+  frozen: FrozenMemory,
+): HiddenMemory[] {
   if (pids.length > PROCESSES_MAX) return [];
   // The service stands still and these files are the kernel's: waiting for a thread to read them would take longer.
-  return pids.map((pid) => hideProcess(pid, directory, seen.get(pid))).filter((each) => each !== undefined);
+  return pids.map((pid) => hideProcess(pid, directory, seen.get(pid), frozen)).filter((each) => each !== undefined);
 }
 
 function hideProcess(
   pid: number,
   directory: string,
   seen: ReadonlyMap<string, Mapping> | undefined,
+  frozen: FrozenMemory,
 ): HiddenMemory | undefined {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
@@ -80,7 +86,7 @@ function hideProcess(
     if (areas.length === 0) return undefined;
     mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, String(pid)), text, { encoding: 'latin1', mode: 0o600 });
-    const present = presentPages(pid, areas);
+    const present = frozen.present(pid, areas);
     present.catch(() => undefined);
     return { pid, inside, areas, present, assumed: known === undefined ? undefined : flagsIn(known) };
   } catch (error) {
@@ -142,10 +148,13 @@ function flagsIn(smaps: string): string[] {
 }
 
 /** After the dump, with CRIU gone: throws when a mapping is not what CRIU was told. */
-export async function requireAsAssumed(hidden: readonly HiddenMemory[]): Promise<void> {
+export async function requireAsAssumed(
+  hidden: readonly HiddenMemory[],
+  frozen: Pick<FrozenMemory, 'smaps'>,
+): Promise<void> {
   for (const { pid, inside, assumed } of hidden) {
     if (assumed === undefined) continue;
-    const now = flagsIn(await readFile(`/proc/${pid}/smaps`, 'latin1'));
+    const now = flagsIn(await frozen.smaps(pid));
     const at = assumed.findIndex((line, index) => line !== now[index]);
     if (at < 0 && now.length === assumed.length) continue;
     throw new UmsError('UMS_E_DUMP', {
