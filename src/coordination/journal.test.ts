@@ -1,5 +1,5 @@
 import { DatabaseSync } from 'node:sqlite';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Journal, type NewMigration, newMigrationId } from './journal.ts';
 import { migrateOptionsSchema, type MigrationEvent, migrationIdSchema } from './schema.ts';
@@ -25,6 +25,33 @@ function migration(overrides: Partial<NewMigration> = {}): NewMigration {
 describe('the journal', () => {
   it('makes ids that the schema of peers accepts', () => {
     for (let i = 0; i < 100; i += 1) expect(() => migrationIdSchema.parse(newMigrationId())).not.toThrow();
+  });
+
+  it('waits for the disk only where a power cut must not undo what it wrote', () => {
+    const database = new DatabaseSync(':memory:');
+    const journal = new Journal(database);
+    const { id } = journal.insert(migration({ state: 'copying' }));
+    const flushes = vi.spyOn(database, 'exec');
+    const modes = () => flushes.mock.calls.map(([sql]) => sql).filter((sql) => sql.startsWith('pragma'));
+    for (const [from, to] of [
+      ['copying', 'holding'],
+      ['holding', 'freezing'],
+      ['freezing', 'dumping'],
+    ] as const) {
+      journal.transition(id, from, to);
+    }
+    journal.jot(id, { seen: true });
+    expect(modes()).toEqual(
+      Array.from({ length: 4 }, () => ['normal', 'full'])
+        .flat()
+        .map((mode) => `pragma synchronous = ${mode}`),
+    );
+    flushes.mockClear();
+    journal.transition(id, 'dumping', 'restoring');
+    journal.transition(id, 'restoring', 'committing');
+    journal.merge(id, { kept: true });
+    expect(modes()).toEqual([]);
+    expect(journal.get(id).data).toMatchObject({ seen: true, kept: true });
   });
 
   it('moves only from the state the caller saw', () => {

@@ -13,12 +13,13 @@ import {
   type Technique,
   techniqueSchema,
 } from './schema.ts';
-import { DESTINATION_STATES, isFinal, type MigrationState, type Role, SOURCE_STATES } from './states.ts';
+import { DESTINATION_STATES, isFinal, type MigrationState, mustLast, type Role, SOURCE_STATES } from './states.ts';
 
 /**
  * The durable record of migrations. A transition is a compare-and-swap that writes the event users see in the same
  * transaction, so what was shown is what happened, and an agent killed between any two instructions finds itself in a
- * named state. SQLite in WAL mode with synchronous = FULL: a committed transition survives a power cut.
+ * named state. SQLite in WAL mode: a transition also survives a power cut (synchronous = FULL), if its state must. Each
+ * flush to a disk that is busy may take longer than all the rest of a freeze.
  */
 const SCHEMA = `
 create table if not exists migrations (
@@ -178,6 +179,16 @@ export class Journal {
     }
   }
 
+  /** What is written here may be lost in a power cut, until something is written that may not. */
+  #fleetingly<T>(write: () => T): T {
+    this.database.exec('pragma synchronous = normal');
+    try {
+      return write();
+    } finally {
+      this.database.exec('pragma synchronous = full');
+    }
+  }
+
   /** Records a migration and takes the lock on its service in one transaction; a second one is refused. */
   insert(migration: NewMigration): Row {
     const now = Date.now();
@@ -243,25 +254,8 @@ export class Journal {
    * frees the service's lock.
    */
   transition(id: string, from: MigrationState, to: MigrationState): boolean {
-    const now = Date.now();
-    const done = this.#transaction(() => {
-      const result = this.database
-        .prepare(
-          'update migrations set state = ?, in_doubt = 0, ended_at = ?, bytes_on_wire = bytes_on_wire + ? where id = ? and state = ?',
-        )
-        .run(to, isFinal(to) ? now : null, this.#wire.get(id) ?? 0, id, from);
-      if (result.changes !== 1) return false;
-      this.database.prepare('update steps set end_at = ? where migration = ? and name = ?').run(now, id, from);
-      if (isFinal(to)) {
-        this.database.prepare('delete from locks where migration = ?').run(id);
-      } else {
-        this.database
-          .prepare('insert or ignore into steps (migration, name, start_at) values (?, ?, ?)')
-          .run(id, to, now);
-      }
-      this.#insertEvent(id, { event: 'state', from, state: to });
-      return true;
-    });
+    const swap = () => this.#transaction(() => this.#swap(id, from, to));
+    const done = mustLast(this.#roleOf(id), to) ? swap() : this.#fleetingly(swap);
     if (done) {
       this.#wire.delete(id);
       if (isFinal(to)) this.#heard.delete(id);
@@ -269,6 +263,31 @@ export class Journal {
       if (isFinal(to)) this.emit(id, { event: 'ended', migration: this.view(id) });
     }
     return done;
+  }
+
+  #swap(id: string, from: MigrationState, to: MigrationState): boolean {
+    const now = Date.now();
+    const result = this.database
+      .prepare(
+        'update migrations set state = ?, in_doubt = 0, ended_at = ?, bytes_on_wire = bytes_on_wire + ? where id = ? and state = ?',
+      )
+      .run(to, isFinal(to) ? now : null, this.#wire.get(id) ?? 0, id, from);
+    if (result.changes !== 1) return false;
+    this.database.prepare('update steps set end_at = ? where migration = ? and name = ?').run(now, id, from);
+    if (isFinal(to)) {
+      this.database.prepare('delete from locks where migration = ?').run(id);
+    } else {
+      this.database
+        .prepare('insert or ignore into steps (migration, name, start_at) values (?, ?, ?)')
+        .run(id, to, now);
+    }
+    this.#insertEvent(id, { event: 'state', from, state: to });
+    return true;
+  }
+
+  #roleOf(id: string): Role {
+    const row = this.database.prepare('select role from migrations where id = ?').get(id);
+    return row?.['role'] === 'destination' ? 'destination' : 'source';
   }
 
   update(id: string, update: RowUpdate): void {
@@ -302,6 +321,11 @@ export class Journal {
   /** Merges into the free-form data of a row. */
   merge(id: string, data: Row['data']): void {
     this.update(id, { data: { ...this.get(id).data, ...data } });
+  }
+
+  /** As `merge`, but a power cut may undo it: for what says nothing any more after one. */
+  jot(id: string, data: Row['data']): void {
+    this.#fleetingly(() => this.merge(id, data));
   }
 
   find(id: string): Row | undefined {
@@ -342,7 +366,7 @@ export class Journal {
   }
 
   emit(id: string, body: EventBody): void {
-    const kept = this.#transaction(() => this.#insertEvent(id, body));
+    const kept = this.#fleetingly(() => this.#transaction(() => this.#insertEvent(id, body)));
     if (kept) this.#publishLast(id);
     else this.#live.emit(id, migrationEventSchema.parse({ ...body, seq: this.#seq(id), at: Date.now(), id }));
   }

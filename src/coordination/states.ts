@@ -71,6 +71,26 @@ export type Role = 'source' | 'destination';
 export type MigrationState = SourceState | DestinationState;
 export const FINAL_STATES = ['done', 'aborted'] as const satisfies readonly MigrationState[];
 
+/**
+ * Of these a power cut may leave the one before. Nothing has happened in them that outlives the host's memory, or that
+ * the other side was promised, so they need no flush to the disk: in most of them the service stands still.
+ */
+const FLEETING_STATES: readonly MigrationState[] = [
+  'checking',
+  'copying',
+  'holding',
+  'freezing',
+  'dumping',
+  'receiving',
+  'received',
+  'restored',
+];
+
+/** Whether reaching this state must survive a power cut; `restoring` must at the source, whose service may be rescued by it. */
+export function mustLast(role: Role, state: MigrationState): boolean {
+  return !FLEETING_STATES.includes(state) && !(role === 'destination' && state === 'restoring');
+}
+
 export function isSourceState(state: string): state is SourceState {
   return SOURCE_STATES.some((known) => known === state);
 }

@@ -318,7 +318,7 @@ export class Destination {
     if (this.#state(id) === 'reserved') await this.#beginReceiving(row);
     const room = await statfs(this.imagesDir(id));
     const manifest = await receiveImages(this.imagesDir(id), body, room.bavail * room.bsize);
-    this.#context.journal.merge(id, { images: manifest });
+    this.#context.journal.jot(id, { images: manifest });
     // Its lazy-pages daemon is started while the source still asks whether everything has arrived.
     await (await this.#memories.of(row))?.serve();
   }
@@ -349,7 +349,7 @@ export class Destination {
       });
     }
     this.#pages.delete(id);
-    this.#context.journal.merge(id, { expected: request, pages: pageManifest(this.imagesDir(id)) });
+    this.#context.journal.jot(id, { expected: request, pages: pageManifest(this.imagesDir(id)) });
     await this.#move(id, 'receiving', 'received');
   }
 

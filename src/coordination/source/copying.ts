@@ -28,7 +28,7 @@ export const copying: SourceStep = {
     try {
       await Promise.all(few ? [opened] : [opened, files]);
       const settled = () => files.then(() => settle(trees, signal));
-      const getReady = () => allOf([settled(), prepare(context, row, signal, memory)]);
+      const getReady = () => allOf([settled(), prepare(context, row, signal, memory), calm(memory)]);
       await copyMemory(context, row, signal, memory, getReady);
     } finally {
       // Whatever failed, nothing is at work any more when this ends.
@@ -43,6 +43,10 @@ export const copying: SourceStep = {
 
 async function openMemory(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
   if (planOf(row).path === 'pages') memory.moving = await MovingMemory.open(context, row, signal);
+}
+
+async function calm({ moving }: SourceMemory): Promise<void> {
+  await moving?.calm();
 }
 
 /**

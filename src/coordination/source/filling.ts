@@ -57,6 +57,7 @@ async function look(context: SagaContext, row: Row, signal: AbortSignal, memory:
     memory.moving = await MovingMemory.open(context, row, signal);
     await memory.moving.resume(join(context.stagingRoot, row.id, 'images'));
   }
+  memory.moving.handedOver();
   return await ask(context, row, signal, ANSWER_WITHIN_MS);
 }
 

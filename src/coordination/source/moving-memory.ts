@@ -205,6 +205,19 @@ export class MovingMemory {
     return this.#sender.frozen();
   }
 
+  /** The freeze is near: from here on nothing here keeps the disk busy, for which both journals would have to wait. */
+  async calm(): Promise<void> {
+    await this.#cache?.calm();
+  }
+
+  /**
+   * The service runs at the destination. Once that has every page, none passes by here any more, and the cache can be
+   * finished; how that ended is asked when this is closed.
+   */
+  handedOver(): void {
+    this.#sealed?.then(() => this.#cache?.finish()).catch(() => undefined);
+  }
+
   /**
    * Finds what was written last and begins to send it; `frozen` must have been called. Not while CRIU dumps, which
    * borrows the processes for a while. Resolves before anything has arrived. Pages of executable mappings wait for `seal`,
@@ -335,13 +348,9 @@ export class MovingMemory {
 
   /** Nobody waits for it while the service is being handed over, so its failure is kept for whoever asks later. */
   #noting(sealed: Promise<void>): Promise<void> {
-    sealed.then(
-      // The destination has everything, so no page passes by any more. How it ended is asked when this is closed.
-      () => void this.#cache?.finish().catch(() => undefined),
-      (error: unknown) => {
-        if (!this.#closed.signal.aborted) this.#failure = toUmsError(error);
-      },
-    );
+    sealed.catch((error: unknown) => {
+      if (!this.#closed.signal.aborted) this.#failure = toUmsError(error);
+    });
     return sealed;
   }
 

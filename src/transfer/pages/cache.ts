@@ -97,6 +97,7 @@ export class PageCacheWriter {
   #unsynced_bytes = 0;
   #syncing: Promise<void> = Promise.resolve();
   #isSyncing = false;
+  #isCalm = false;
   #finished: Promise<number> | undefined;
   #failure: unknown;
 
@@ -133,6 +134,12 @@ export class PageCacheWriter {
       this.#currentHashes.push(hash);
       if (this.#currentHashes.length === BUFFER_PAGES) this.#flush();
     }
+  }
+
+  /** From here on the disk is left to others until `finish`. Resolves when nothing is on its way there. */
+  async calm(): Promise<void> {
+    this.#isCalm = true;
+    await this.#syncing;
   }
 
   /** Makes what was taken the cache of `dir`; nothing is taken any more. Asked again, the answer is the same. */
@@ -216,7 +223,7 @@ export class PageCacheWriter {
     for (const [at, hash] of hashes.entries()) this.#hashes[this.#written + at] = hash;
     this.#written += hashes.length;
     this.#unsynced_bytes += length;
-    if (this.#unsynced_bytes >= SYNC_BYTES && !this.#isSyncing) this.#sync();
+    if (this.#unsynced_bytes >= SYNC_BYTES && !this.#isSyncing && !this.#isCalm) this.#sync();
   }
 
   /** Not waited for by what comes next. */
