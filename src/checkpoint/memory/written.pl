@@ -23,6 +23,8 @@ use strict;
 use warnings;
 use POSIX ();
 
+require((__FILE__ =~ m{^(.*)/} ? $1 : ".") . "/../awake.pl");
+
 use constant {
     PAGEMAP_SCAN => 0xC0606610, SCAN_WP => 1, SCAN_CHECK => 2,
     WRITTEN => 2, PRESENT_OR_SWAPPED => 8 | 16, ZERO_PAGE => 32, GUARD => 256,
@@ -497,6 +499,7 @@ sub write_all { my ($bytes) = @_; my $at = 0; while ($at < length($bytes)) { my 
 
 binmode(STDIN);
 binmode(STDOUT);
+keep_breakpoints_quick() if (POSIX::uname())[4] eq "x86_64";
 $regions = syscall(SYS_MMAP, 0, REGIONS * REGION_BYTES, 3, 0x22, -1, 0);
 # Kernels before 6.15 do not know of guard pages there, and refuse the question.
 if (open(my $own, "<", "/proc/self/pagemap")) {

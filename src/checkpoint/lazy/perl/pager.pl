@@ -23,6 +23,7 @@ BEGIN { ($HERE) = __FILE__ =~ m{^(.*)/}; $HERE //= '.'; unshift @INC, $HERE }
 use UMS::Kernel;
 use UMS::Filler;
 use UMS::Releaser;
+require "$HERE/../../awake.pl";
 
 my ($directory, $work, $store) = @ARGV;
 die "usage: pager.pl DIR WORK STORE\n" unless defined $store;
@@ -314,6 +315,7 @@ sub run {
     chdir $directory or die "$directory: $!\n";
     unlink 'result.json';
     eval { be_important($$) };
+    keep_breakpoints_quick();
     renew_keeper();
     # Its answer says that it has come up; there is time for that now, and none later.
     held();
