@@ -28,7 +28,7 @@ export const copying: SourceStep = {
     try {
       await Promise.all(few ? [opened] : [opened, files]);
       const settled = () => files.then(() => settle(trees, signal));
-      const getReady = () => allOf([settled(), prepare(context, row, signal, memory), calm(memory)]);
+      const getReady = () => allOf([prepare(context, row, signal, memory, settled), calm(memory)]);
       await copyMemory(context, row, signal, memory, getReady);
     } finally {
       // Whatever failed, nothing is at work any more when this ends.
@@ -99,15 +99,25 @@ async function copyMemory(
   }
 }
 
-/** The freeze is near: whatever dump and restore can do before it is done now, on both sides. */
-async function prepare(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
-  if (!isPrepared(row)) return;
+/**
+ * The freeze is near: the files settle, and whatever dump and restore can do before it is done now, on both sides. At the
+ * destination not before the files have settled: an engine that is starting there does as it likes with their directories.
+ */
+async function prepare(
+  context: SagaContext,
+  row: Row,
+  signal: AbortSignal,
+  memory: SourceMemory,
+  settled: () => Promise<void>,
+): Promise<void> {
+  if (!isPrepared(row)) return await settled();
   const driver = context.driver(row.engine);
   const here = dumpsHere(row);
   const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);
   const prepareHere = here ? driver.prepareCheckpoint(row.handle, request) : Promise.resolve();
   const prepareThere = (async () => {
     const descriptors = here ? await driver.descriptors(row.handle) : undefined;
+    await settled();
     await context.peers.request(row.destination, {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/prepare`,
