@@ -39,6 +39,7 @@ export class ArrivingMemory {
   #complete = false;
   #watching: Promise<void> | undefined;
   #turn: Promise<void> = Promise.resolve();
+  #emptied: Promise<void> = Promise.resolve();
   readonly #ended = new AbortController();
 
   private constructor(
@@ -138,6 +139,13 @@ export class ArrivingMemory {
         this.#inTurn(() => this.#unpause());
         // Written down at once: from here on the loss of this host is like any host's, and the source's copy is stale.
         this.#context.journal.merge(this.#row.id, { filled: true });
+        // While the source removes its copy; nobody waits for it before this is closed.
+        this.#emptied = this.#store.empty().catch((error: unknown) => {
+          this.#context.log.warn(
+            { migration: this.#row.id, err: toUmsError(error) },
+            'the page store keeps its memory',
+          );
+        });
       },
       (error: unknown) => {
         if (!this.#ended.signal.aborted) this.#lose(toUmsError(error));
@@ -261,6 +269,7 @@ export class ArrivingMemory {
     this.#ended.abort(new Error(why));
     this.#stopWaitingForLink();
     await this.#receiver.close();
+    await this.#emptied;
     // An open file keeps its memory although it has no name any more.
     this.#store.close();
     this.#cache?.close();

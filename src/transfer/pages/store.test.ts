@@ -27,6 +27,19 @@ type Act = {
 };
 
 describe('the page store', () => {
+  it('gives back its memory when all is placed, and what comes late finds nothing to do', async () => {
+    const store = await PageStore.open(dir);
+    const content = Buffer.concat([pageOf(1), pageOf(2)]);
+    store.write(SPACE, 7, content, true);
+    const data = join(dir, `${SPACE}.data`);
+    expect((await stat(data)).blocks).toBeGreaterThan(0);
+    await store.empty();
+    store.write(SPACE, 7, content, true);
+    expect((await stat(data)).blocks).toBe(0);
+    expect(store.state(SPACE, 8)).toBe('final');
+    store.close();
+  });
+
   it('is a map of pages whose final ones never change, also after it was opened again', async () => {
     const act: fc.Arbitrary<Act> = fc.record({
       what: fc.constantFrom('write', 'zero', 'forget', 'mark'),

@@ -1,6 +1,7 @@
-import { closeSync, existsSync, fstatSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, ftruncate, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { z } from 'zod';
 import type { PageCache } from './cache.ts';
 import {
@@ -49,6 +50,7 @@ export interface StoreOptions {
 
 /** Pages of zeros cost no memory but a byte each. */
 const PAGES_HELD_MAX = 2 ** 27;
+const truncate = promisify(ftruncate);
 const ZEROS = Buffer.alloc(64 * PAGE_BYTES);
 const sessionSchema = z.object({ session: z.string().regex(/^[0-9a-f]{32}$/) });
 
@@ -236,6 +238,14 @@ export class PageStore {
       });
     }
     return found;
+  }
+
+  /**
+   * Gives back the memory of all pages, which have all been placed; what is known of them stays. Not to be closed before
+   * this has resolved.
+   */
+  async empty(): Promise<void> {
+    await Promise.all([...this.#spaces.values()].map(({ data }) => truncate(data, 0)));
   }
 
   close(): void {
