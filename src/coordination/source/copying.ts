@@ -22,6 +22,8 @@ export const copying: SourceStep = {
   async run(context, row, signal, memory) {
     const trees = (memory.trees = await createTreeRounds(context, row, signal));
     const files = trees.round(signal);
+    // Where memory goes first, its failure waits until somebody asks.
+    files.catch(() => undefined);
     // The connections for memory are opened while the first files travel.
     const opened = openMemory(context, row, signal, memory);
     const few = sizesSchema.parse(row.data['sizes']).file_bytes <= FEW_BYTES;
