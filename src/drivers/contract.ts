@@ -176,9 +176,10 @@ export interface Driver {
   /**
    * Does what a restore with the same request can do before its images are there, so that it need not be done while the
    * service stands still. Of the images only descriptors.json must be in imagesDir (without it nothing is prepared), and
-   * the directory must stay the same one. No files of the service may be arriving until this has resolved. The state stays 'created'; `remove` undoes it. Idempotent, also after a
-   * restart of the agent; `restore` works without it too. To be called shortly before the freeze: the engine's commands
-   * on this service, or on all, wait from now on until it is restored or removed, or has waited for some seconds.
+   * the directory must stay the same one. No files of the service may be arriving until this has resolved. The state
+   * stays 'created'; `remove` undoes it. Idempotent, also after a restart of the agent; `restore` works without it too.
+   * To be called shortly before the freeze: the engine's commands on this service, or on all, wait from now on until it
+   * is restored or removed, or has waited for some seconds.
    */
   prepareRestore(handle: string, request: RestoreRequest): Promise<void>;
   restore(handle: string, request: RestoreRequest): Promise<void>;

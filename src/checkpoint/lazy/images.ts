@@ -1,6 +1,7 @@
 import { open, readFile } from 'node:fs/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { PE_PARENT, PE_PRESENT } from './protocol.ts';
+import { putNumber } from './protobuf.ts';
 
 /**
  * CRIU's pagemap images: two magic numbers, then messages of Protocol Buffers, each after its length. All that is needed
@@ -117,18 +118,9 @@ export function writePagemap(pagemap: Pagemap): Buffer {
 
 function message(fields: readonly (readonly [number, number])[]): Buffer {
   const bytes: number[] = [];
-  const put = (value: number): void => {
-    for (let rest = value; ; rest = Math.floor(rest / 128)) {
-      if (rest < 128) {
-        bytes.push(rest);
-        return;
-      }
-      bytes.push((rest % 128) + 128);
-    }
-  };
   for (const [field, value] of fields) {
-    put(field * 8);
-    put(value);
+    putNumber(bytes, field * 8);
+    putNumber(bytes, value);
   }
   const result = Buffer.alloc(4 + bytes.length);
   result.writeUInt32LE(bytes.length, 0);

@@ -44,10 +44,15 @@ export function numberAt(bytes: Buffer, { from, to }: Pick<Field, 'from' | 'to'>
   return value;
 }
 
-/** As a number is written: exact up to 2^53. */
-export function encodeNumber(value: number): Buffer {
-  const bytes: number[] = [];
+/** Adds a number to a message's bytes, as it is written there: exact up to 2^53. */
+export function putNumber(bytes: number[], value: number): void {
   let rest = value;
   for (; rest >= 128; rest = Math.floor(rest / 128)) bytes.push((rest % 128) + 128);
-  return Buffer.from([...bytes, rest]);
+  bytes.push(rest);
+}
+
+export function encodeNumber(value: number): Buffer {
+  const bytes: number[] = [];
+  putNumber(bytes, value);
+  return Buffer.from(bytes);
 }

@@ -10,6 +10,7 @@ import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { receiveImages } from '#src/transfer/pages/images.ts';
 import { receivePages } from '#src/transfer/pages/receiver.ts';
 import { serveTrees } from '#src/transfer/tree/index.ts';
+import { allOf } from '../all-of.ts';
 import { bootMark } from '../boot.ts';
 import { type SagaContext, specificationOf, timed, treesOf } from '../context.ts';
 import { checkHealth } from '../health.ts';
@@ -193,11 +194,7 @@ export class Destination {
     this.#require(row, ['reserving']);
     const archive = createZstdDecompress();
     const received = pipeline(Readable.from(body, { objectMode: false }), archive, { signal });
-    const ends = await Promise.allSettled([
-      this.#driver(row).importImage(specificationOf(row), archive, signal),
-      received,
-    ]);
-    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    await allOf([this.#driver(row).importImage(specificationOf(row), archive, signal), received]);
   }
 
   create(peer: string, id: string): Promise<{ state: DestinationState; trees: string[] }> {
@@ -319,7 +316,7 @@ export class Destination {
     const room = await statfs(this.imagesDir(id));
     const manifest = await receiveImages(this.imagesDir(id), body, room.bavail * room.bsize);
     this.#context.journal.jot(id, { images: manifest });
-    // Its lazy-pages daemon is started while the source still asks whether everything has arrived.
+    // The pager reads its plan while the source still asks whether everything has arrived.
     await (await this.#memories.of(row))?.serve();
   }
 

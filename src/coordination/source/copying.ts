@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import { allOf } from '../all-of.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { answerSchema, prepareRequestSchema, sizesSchema } from '../messages.ts';
@@ -131,10 +132,4 @@ async function prepare(
   })();
   await allOf([prepareHere, prepareThere]);
   memory.prepared = here;
-}
-
-/** All have ended when this rejects with the first failure, in order, so that nothing is at work any more. */
-async function allOf(works: readonly Promise<unknown>[]): Promise<void> {
-  const ends = await Promise.allSettled(works);
-  for (const end of ends) if (end.status === 'rejected') throw end.reason;
 }

@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { allOf } from '../all-of.ts';
 import { whatItTaught } from '../forecast.ts';
 import { specificationOf } from '../context.ts';
 import { answerSchema } from '../messages.ts';
@@ -16,8 +17,7 @@ export const removing: SourceStep = {
       : driver.remove(row.handle, { volumes: true, keep: sharedVolumes(specificationOf(row)) });
     // None of them has to wait for another, and each has ended before the next step or try.
     const staging = rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
-    const ends = await Promise.allSettled([removed, memory.moving?.close(true), staging]);
-    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    await allOf([removed, memory.moving?.close(true), staging]);
     context.journal.merge(row.id, { observed: { ...whatItTaught(context, row) } });
     await untilAnswered(context, row, signal, {
       method: 'POST',

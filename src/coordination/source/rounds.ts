@@ -39,7 +39,6 @@ export async function copyRounds(
   const prior = looksSchema.parse(row.data['looks'] ?? []);
   const costs = learntCosts(context, row.engine);
   let cpu_share = 1;
-  // The policy ends by itself at max_rounds; this bound is for a policy that does not.
   const technique = planOf(row).technique === 'hybrid' ? 'hybrid' : 'pre-copy';
   const progressAfter = (measured: RoundMeasurement): Progress => ({
     technique,
@@ -58,6 +57,7 @@ export async function copyRounds(
     const { action } = decide(progressAfter(measured), goals);
     if (action === 'freeze' || action === 'post-copy') watcher.nearEnd();
   };
+  // The policy ends by itself at max_rounds; this bound is for a policy that does not.
   for (let at = 0; at <= goals.max_rounds; at += 1) {
     const measured = await moving.round(at, cpu_share, signal, nearEnd);
     const progress = progressAfter(measured);

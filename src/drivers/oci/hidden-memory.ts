@@ -178,7 +178,7 @@ function stackPointers(pid: number): number[] | undefined {
   return pointers;
 }
 
-const RANGE = /^([0-9a-f]+)-([0-9a-f]+)( [rwx-]{3}p [0-9a-f]+ 00:00 0\s*(?:\[heap\]|\[anon:[^\]]*\])?)$/;
+const RANGE = /^([0-9a-f]+)-([0-9a-f]+) [rwx-]{3}p [0-9a-f]+ 00:00 0\s*(?:\[heap\]|\[anon:[^\]]*\])?$/;
 
 /**
  * smaps with `dp` among the flags of the mappings that are hidden, and what they span. Each is shown as one page: CRIU

@@ -31,6 +31,7 @@ export async function unmark(path: string, ends: ReadonlyMap<number, number>): P
     const start = fields.find((field) => field.number === START);
     const end = start === undefined ? undefined : ends.get(numberAt(bytes, start));
     if (end === undefined) continue;
+    if (![END, FLAGS].every((number) => fields.some((field) => field.number === number))) throw odd(path);
     const body = Buffer.concat(fields.map((field) => unmarked(bytes, field, end, path)));
     parts.push(bytes.subarray(done, vma.at), encodeNumber(VMAS * 8 + BYTES), encodeNumber(body.length), body);
     done = vma.to;

@@ -95,8 +95,8 @@ export class PageCacheWriter {
   #written = 0;
   #queue: Promise<void> = Promise.resolve();
   #unsynced_bytes = 0;
-  #syncing: Promise<void> = Promise.resolve();
-  #isSyncing = false;
+  /** Undefined when nothing is being written to the disk. */
+  #syncing: Promise<void> | undefined;
   #isCalm = false;
   #finished: Promise<number> | undefined;
   #failure: unknown;
@@ -223,19 +223,18 @@ export class PageCacheWriter {
     for (const [at, hash] of hashes.entries()) this.#hashes[this.#written + at] = hash;
     this.#written += hashes.length;
     this.#unsynced_bytes += length;
-    if (this.#unsynced_bytes >= SYNC_BYTES && !this.#isSyncing && !this.#isCalm) this.#sync();
+    if (this.#unsynced_bytes >= SYNC_BYTES && this.#syncing === undefined && !this.#isCalm) this.#sync();
   }
 
   /** Not waited for by what comes next. */
   #sync(): void {
     this.#unsynced_bytes = 0;
-    this.#isSyncing = true;
     this.#syncing = this.#file
       .datasync()
       .catch((error: unknown) => {
         this.#failure ??= error;
       })
-      .finally(() => (this.#isSyncing = false));
+      .finally(() => (this.#syncing = undefined));
   }
 }
 
