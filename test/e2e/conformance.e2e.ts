@@ -8,6 +8,7 @@ import { Lab } from '#lab/lab.ts';
 import { CONFORMANCE_CASES, type ConformanceSide, type ConformanceWorld } from '#src/drivers/conformance.ts';
 import type { EngineName, Tree } from '#src/drivers/contract.ts';
 import { run } from '#src/telemetry/exec.ts';
+import { commandLine, killProcess } from './support/processes.ts';
 import { RemoteDriver } from './support/remote-driver.ts';
 import { until } from './support/moves.ts';
 
@@ -234,19 +235,24 @@ async function lazyRestore(
   const only = 'find "$1" -mindepth 1 ! -name descriptors.json -delete';
   await host.exec('sh', ['-c', only, 'sh', IMAGES.imagesDir]);
   let daemon: ChildProcess | undefined;
-  await destination.driver.preparedRestore(handle, { ...IMAGES, lazy: true, timeout_ms: 60_000 }, async () => {
-    await between();
-    // In place: the directory is open already.
-    const [from, to] = [source.host.path(IMAGES.imagesDir), host.path(IMAGES.imagesDir)];
-    await run('cp', ['-a', `${from}/.`, `${to}/`], { timeout_ms: 60_000 });
-    const args = ['lazy-pages', '--images-dir', IMAGES.imagesDir, '--work-dir', IMAGES.workDir];
-    daemon = host.spawn('criu', args, { stdio: 'ignore' });
-    await until('the lazy-pages daemon listens', START_LIMIT_MS, async () =>
-      (await lines(host, 'test -S "$1/lazy-pages.socket" && echo yes; true', IMAGES.workDir)).length > 0
-        ? true
-        : undefined,
-    );
-  });
+  try {
+    await destination.driver.preparedRestore(handle, { ...IMAGES, lazy: true, timeout_ms: 60_000 }, async () => {
+      await between();
+      // In place: the directory is open already.
+      const [from, to] = [source.host.path(IMAGES.imagesDir), host.path(IMAGES.imagesDir)];
+      await run('cp', ['-a', `${from}/.`, `${to}/`], { timeout_ms: 60_000 });
+      const args = ['lazy-pages', '--images-dir', IMAGES.imagesDir, '--work-dir', IMAGES.workDir];
+      daemon = host.spawn('criu', args, { stdio: 'ignore' });
+      // Its socket is there a moment before it listens; the kernel's list marks those that do.
+      await until('the lazy-pages daemon listens', START_LIMIT_MS, async () =>
+        (await lines(host, 'ss -xlH src lazy-pages.socket')).length > 0 ? true : undefined,
+      );
+    });
+  } catch (error) {
+    // Nobody comes to it any more, and it would wait for ever.
+    for (const pid of host.processes()) if (commandLine(pid).startsWith('criu lazy-pages ')) killProcess(pid);
+    throw error;
+  }
   assert.ok(daemon !== undefined, 'the restore was prepared');
 }
 

@@ -150,21 +150,30 @@ export function wentOn(before: MosaicVerdict, after: MosaicVerdict): void {
 
 /** Machine-wide numbers of a host's mosaic processes that have not ended. */
 export function mosaicPids(host: Host): number[] {
-  return host.processes().filter((pid) => {
-    const command = readIfThere(`/proc/${pid}/cmdline`);
-    return command.startsWith(`${MOSAIC}\0run`) && !/^State:\s+[ZX]/m.test(readIfThere(`/proc/${pid}/status`));
-  });
+  return host.processes().filter(lives);
 }
 
-/** Whether one of its processes can do anything on this host: it is there, and neither frozen nor being restored. */
+function lives(pid: number): boolean {
+  const command = readIfThere(`/proc/${pid}/cmdline`);
+  return command.startsWith(`${MOSAIC}\0run`) && !/^State:\s+[ZX]/m.test(readIfThere(`/proc/${pid}/status`));
+}
+
+/**
+ * Whether one of its processes can do anything on this host: it is there, and neither frozen nor being restored. One that
+ * is killed between two looks has no freezer to read; only if it lives after them was it seen to be free.
+ */
 export function isActive(host: Host): boolean {
-  return mosaicPids(host).some((pid) => !isFrozen(pid) && !/^State:\s+[tT]/m.test(readIfThere(`/proc/${pid}/status`)));
+  return mosaicPids(host).some((pid) => !isFrozen(pid) && !isStopped(pid) && lives(pid));
 }
 
 /** It is there and all of it stands still. */
 export function isHeld(host: Host): boolean {
   const pids = mosaicPids(host);
   return pids.length > 0 && pids.every(isFrozen);
+}
+
+function isStopped(pid: number): boolean {
+  return /^State:\s+[tT]/m.test(readIfThere(`/proc/${pid}/status`));
 }
 
 function isFrozen(pid: number): boolean {
