@@ -75,8 +75,13 @@ export class RemoteDriver implements ConformanceDriver {
     const answer = async () => answerSchema.parse(JSON.parse(z.string().parse((await lines.next()).value)));
     const first = await answer();
     if ('error' in first) throw UmsError.fromReport(first.error);
-    await between();
-    child.stdin.end('go\n');
+    try {
+      await between();
+      child.stdin.write('go\n');
+    } finally {
+      // Without its line it ends there.
+      child.stdin.end();
+    }
     const last = await answer();
     if ('error' in last) throw UmsError.fromReport(last.error);
   }
