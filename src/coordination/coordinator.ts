@@ -5,7 +5,7 @@ import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
 import { newMigrationId, type Row } from './journal.ts';
 import { answerSchema } from './messages.ts';
-import { makePlan } from './plan.ts';
+import { askedFor, chosenFor, makePlan } from './plan.ts';
 import { findService, preflight } from './preflight.ts';
 import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
 import { SourceSaga } from './source/saga.ts';
@@ -32,7 +32,8 @@ export class Coordinator {
     this.#refuseDestination(to);
     const result = await preflight(this.#context, service, to, options, undefined, AbortSignal.timeout(120_000));
     const blocked = result.findings.some((finding) => finding.severity === 'error');
-    const plan = makePlan(options, result.sizes, result.choice, result.notLazy);
+    const { choice } = await result.forecast();
+    const plan = makePlan(askedFor(options) ?? chosenFor(choice), result.sizes, result.notLazy);
     return {
       service: result.description.specification.name,
       source: this.#context.systemName,
@@ -44,7 +45,7 @@ export class Coordinator {
       state_bytes: result.sizes.state_bytes,
       file_bytes: result.sizes.file_bytes,
       why: plan.why,
-      techniques: techniqueRows(result.choice),
+      techniques: techniqueRows(choice),
     };
   }
 

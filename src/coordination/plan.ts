@@ -33,17 +33,23 @@ export function likelyTracker(host: HostFingerprint): TrackerKind {
   return host.criuFeatures['mem_dirty_track'] === true ? 'soft-dirty' : 'hash';
 }
 
-/** Settles how the memory travels, before anything is touched. Throws UMS_E_TECHNIQUE when what was asked for cannot be. */
-export function makePlan(
-  options: MigrateOptions,
-  sizes: Sizes,
-  choice: Pick<Choice, 'technique' | 'why'>,
-  notLazy: string | undefined,
-): Plan {
-  const technique = options.technique === 'auto' ? (choice.technique ?? 'cold') : options.technique;
+/** A technique, and why it is that one. */
+export type Wanted = Pick<Plan, 'technique' | 'why'>;
+
+/** The technique that the user asked for; undefined when the agent shall choose. */
+export function askedFor({ technique }: MigrateOptions): Wanted | undefined {
+  return technique === 'auto' ? undefined : { technique, why: `${technique}, because --technique says so.` };
+}
+
+/** The technique that the agent chooses; where none is possible, cold says why. */
+export function chosenFor({ technique, why }: Choice): Wanted {
+  return { technique: technique ?? 'cold', why };
+}
+
+/** Settles how the memory travels, before anything is touched. Throws UMS_E_TECHNIQUE when what is wanted cannot be. */
+export function makePlan({ technique, why }: Wanted, sizes: Sizes, notLazy: string | undefined): Plan {
   if (notLazy !== undefined && technique !== 'cold') throw cannot(technique, notLazy);
   const small = technique === 'cold' && sizes.state_bytes <= IMAGES_MAX_BYTES;
-  const why = options.technique === 'auto' ? choice.why : `${technique}, because --technique says so.`;
   return { technique, path: notLazy !== undefined || small ? 'images' : 'pages', why };
 }
 

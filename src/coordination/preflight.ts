@@ -16,15 +16,19 @@ import { sampleMemory } from './sample.ts';
 import type { MigrateOptions } from './schema.ts';
 import { applySharedChoice, sharedFindings, sharedVolumes } from './shared-storage.ts';
 
+export interface Forecast {
+  choice: Choice;
+  inputs: ForecastInputs;
+}
+
 export interface Preflight {
   description: ServiceDescription;
   sizes: Sizes;
   findings: Finding[];
   /** Why memory cannot travel on the page path; undefined when it can. */
   notLazy: string | undefined;
-  /** What each technique is predicted to take, and which one is best. */
-  choice: Choice;
-  forecast: ForecastInputs;
+  /** What each technique is predicted to take, and which one is best; the service is looked at for a while for it. Once. */
+  forecast: () => Promise<Forecast>;
   /** The code with which a migration is refused for these findings. */
   blockingCode: ErrorCode;
 }
@@ -141,19 +145,7 @@ export async function preflight(
   migration: string | undefined,
   signal: AbortSignal,
 ): Promise<Preflight> {
-  const { driver, description } = await findService(context, reference);
-  const chosen = applyBindChoice(description.specification, options.bindMounts);
-  description.specification = applySharedChoice(chosen, options.sharedVolumes);
-  const { specification, summary } = description;
-  const findings: Finding[] = [];
-  const holder = context.journal.lockHolder(driver.engine, summary.id);
-  if (holder !== undefined && holder !== migration) throw busy(specification.name, holder);
-  if (summary.state !== 'running') throw notRunning(specification.name, summary.state);
-  const pids = await driver.processes(description.handle);
-  // It takes a while, in which the rest is asked for; whoever is refused before does not hear how it ended.
-  const sampling = sampleMemory(pids, signal);
-  sampling.catch(() => undefined);
-  const fingerprint = await context.fingerprint();
+  // Asked first, because a connection may have to be made; whoever is refused before does not hear what came of it.
   const greeting = context.peers.request(destination, {
     method: 'POST',
     path: '/peer/v1/hello',
@@ -163,6 +155,20 @@ export async function preflight(
     signal,
   });
   greeting.catch(() => undefined);
+  const { driver, description } = await findService(context, reference);
+  const chosen = applyBindChoice(description.specification, options.bindMounts);
+  description.specification = applySharedChoice(chosen, options.sharedVolumes);
+  const { specification, summary } = description;
+  const findings: Finding[] = [];
+  const holder = context.journal.lockHolder(driver.engine, summary.id);
+  if (holder !== undefined && holder !== migration) throw busy(specification.name, holder);
+  if (summary.state !== 'running') throw notRunning(specification.name, summary.state);
+  const pids = await driver.processes(description.handle);
+  // It takes a while, in which the rest is asked for. Where the technique is settled nothing depends on it, and it waits
+  // until somebody asks.
+  const sampling = options.technique === 'auto' ? sampleMemory(pids, signal) : undefined;
+  sampling?.catch(() => undefined);
+  const fingerprint = await context.fingerprint();
   const sizes: Sizes = {
     state_bytes: await memoryBytes(pids),
     file_bytes: await fileBytes(description),
@@ -192,16 +198,20 @@ export async function preflight(
   });
   findings.push(...theirs.findings);
   const notLazy = whyNotLazy(fingerprint, hello.fingerprint);
-  const inputs: ForecastInputs = {
-    engine: driver.engine,
-    destination,
-    sizes,
-    sample: await sampling,
-    processes: pids.length,
-    rtt_ms: await context.peers.ping(destination),
-    goals: { max_downtime_ms: options.maxDowntime_ms, max_rounds: options.maxRounds, on_stall: options.onStall },
-    tracker: likelyTracker(fingerprint),
-    notLazy,
+  const rtt_ms = await context.peers.ping(destination);
+  const forecasting = async (): Promise<Forecast> => {
+    const inputs: ForecastInputs = {
+      engine: driver.engine,
+      destination,
+      sizes,
+      sample: await (sampling ?? sampleMemory(pids, signal)),
+      processes: pids.length,
+      rtt_ms,
+      goals: { max_downtime_ms: options.maxDowntime_ms, max_rounds: options.maxRounds, on_stall: options.onStall },
+      tracker: likelyTracker(fingerprint),
+      notLazy,
+    };
+    return { choice: forecast(context, inputs), inputs };
   };
   const blocking = findings.find((finding) => finding.severity === 'error');
   return {
@@ -209,8 +219,7 @@ export async function preflight(
     sizes,
     findings,
     notLazy,
-    choice: forecast(context, inputs),
-    forecast: inputs,
+    forecast: forecasting,
     blockingCode: blocking === undefined ? 'UMS_E_PREFLIGHT' : codeOf(blocking),
   };
 }

@@ -1,15 +1,16 @@
-import { hash } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { deflateRawSync } from 'node:zlib';
 import { mappings, ProcessMemory } from '#src/checkpoint/memory/index.ts';
 import { countPages, intersectRanges, normaliseRanges, PAGE_BYTES, type PageRange } from '#src/transfer/pages/model.ts';
 
 /** Pages looked at, over all processes; their changes stand for those of all pages. */
-const SAMPLE_PAGES = 4096;
+const SAMPLE_PAGES = 2048;
 /** Milliseconds after the first look at which the sample is looked at again. */
 const LOOKS_MS = [35, 100] as const;
 /** One in so many sampled pages is compressed, to see what compression would gain. */
 const COMPRESSED_EVERY = 64;
+/** After so many pages whatever else this agent does has its turn. */
+const TURN_PAGES = 512;
 
 /** What a short look at a running service says of its memory. */
 export interface MemorySample {
@@ -26,7 +27,8 @@ export interface MemorySample {
 interface Sampled {
   memory: ProcessMemory;
   page: number;
-  digest: string;
+  /** What it held at the first look. */
+  content: Buffer;
 }
 
 /**
@@ -54,30 +56,29 @@ async function look(
   signal: AbortSignal,
 ): Promise<MemorySample> {
   const total = spaces.reduce((sum, space) => sum + countPages(space.present), 0);
-  const page = Buffer.alloc(PAGE_BYTES);
   const zero = Buffer.alloc(PAGE_BYTES);
+  const kept = Buffer.allocUnsafe((SAMPLE_PAGES + spaces.length) * PAGE_BYTES);
   const sample: Sampled[] = [];
   let zeroes = 0;
   let compressed = { raw: 0, packed: 0 };
   const began = performance.now();
   for (const { memory, present } of spaces) {
-    for (const number of spread(present, Math.ceil((SAMPLE_PAGES * countPages(present)) / Math.max(total, 1)))) {
-      if (memory.read(number, 1, page) !== 1) continue;
-      if (page.equals(zero)) zeroes += 1;
+    for (const page of spread(present, Math.ceil((SAMPLE_PAGES * countPages(present)) / Math.max(total, 1)))) {
+      const content = kept.subarray(sample.length * PAGE_BYTES, (sample.length + 1) * PAGE_BYTES);
+      if (memory.read(page, 1, content) !== 1) continue;
+      if (content.equals(zero)) zeroes += 1;
       else if (sample.length % COMPRESSED_EVERY === 0) {
-        compressed = { raw: compressed.raw + PAGE_BYTES, packed: compressed.packed + deflateRawSync(page).length };
+        compressed = { raw: compressed.raw + PAGE_BYTES, packed: compressed.packed + deflateRawSync(content).length };
       }
-      sample.push({ memory, page: number, digest: hash('sha1', page) });
+      sample.push({ memory, page, content });
+      if (sample.length % TURN_PAGES === 0) await setImmediate();
     }
   }
   const changed: MemorySample['changed'] = [];
   for (const after_ms of LOOKS_MS) {
     await sleep(Math.max(after_ms - (performance.now() - began), 1), undefined, { signal });
     const elapsed_ms = performance.now() - began;
-    const different = sample.filter(
-      (one) => one.memory.read(one.page, 1, page) !== 1 || hash('sha1', page) !== one.digest,
-    );
-    const share = different.length / Math.max(sample.length, 1);
+    const share = (await countChanged(sample)) / Math.max(sample.length, 1);
     changed.push({ elapsed_ms, bytes: Math.round(share * total * PAGE_BYTES) });
   }
   return {
@@ -86,6 +87,16 @@ async function look(
     compress_ratio: compressed.raw === 0 ? 1 : Math.min(compressed.packed / compressed.raw, 1),
     changed,
   };
+}
+
+async function countChanged(sample: readonly Sampled[]): Promise<number> {
+  const now = Buffer.alloc(PAGE_BYTES);
+  let count = 0;
+  for (const [index, { memory, page, content }] of sample.entries()) {
+    if (memory.read(page, 1, now) !== 1 || !now.equals(content)) count += 1;
+    if (index % TURN_PAGES === 0) await setImmediate();
+  }
+  return count;
 }
 
 /** `wanted` pages at even distances over all of the ranges. */

@@ -43,6 +43,7 @@ const NO_PASSES = new Passes();
 NO_PASSES.end();
 /** In these states the source may connect the page path. */
 const MEMORY_STATES: readonly DestinationState[] = [
+  'reserving',
   'reserved',
   'receiving',
   'received',

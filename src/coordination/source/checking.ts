@@ -1,14 +1,17 @@
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
+import type { SagaContext } from '../context.ts';
 import { looksOf, predictionOf } from '../forecast.ts';
-import { makePlan } from '../plan.ts';
-import { movingTrees, preflight } from '../preflight.ts';
+import type { Row } from '../journal.ts';
+import { askedFor, chosenFor, makePlan } from '../plan.ts';
+import { type Forecast, movingTrees, preflight } from '../preflight.ts';
+import type { Technique } from '../schema.ts';
 import { sharedPaths } from '../shared-storage.ts';
 import type { SourceStep } from './steps.ts';
 
 /** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
 export const checking: SourceStep = {
-  async run(context, row, signal) {
+  async run(context, row, signal, memory) {
     // By its id: a name may be another's by now, or be known to two engines.
     const service = `${row.engine}:${row.engine_id}`;
     const result = await preflight(context, service, row.destination, row.options, row.id, signal);
@@ -24,9 +27,17 @@ export const checking: SourceStep = {
         detail: result.findings.map((finding) => `${finding.severity}: ${finding.what} (${finding.why})`).join('\n'),
       });
     }
-    const plan = makePlan(row.options, result.sizes, result.choice, result.notLazy);
-    const chosen = row.options.technique === 'auto';
-    const prediction = predictionOf(context, result.forecast, result.choice, plan.technique, chosen);
+    // What a technique that was asked for will take need not be known before it begins.
+    let forecast: Forecast | undefined;
+    let wanted = askedFor(row.options);
+    if (wanted === undefined) {
+      forecast = await result.forecast();
+      wanted = chosenFor(forecast.choice);
+    }
+    const plan = makePlan(wanted, result.sizes, result.notLazy);
+    const predict = async () => keepPrediction(context, row, plan.technique, forecast ?? (await result.forecast()));
+    let predicted: Promise<void> | undefined;
+    memory.predict = () => (predicted ??= predict());
     context.journal.emit(row.id, { event: 'note', text: plan.why });
     context.journal.update(row.id, {
       handle: result.description.handle,
@@ -35,11 +46,18 @@ export const checking: SourceStep = {
     context.journal.merge(row.id, {
       sizes: result.sizes,
       plan,
-      looks: looksOf(result.forecast.sample).map((look) => ({ ...look })),
-      ...(prediction === undefined ? {} : { prediction: z.json().parse(prediction) }),
       sharedPaths: await sharedPaths(result.description),
       trees: movingTrees(result.description).map((tree) => ({ ...tree })),
     });
     return 'reserving';
   },
 };
+
+/** Kept beside what comes of it; the rounds of memory begin with these looks. */
+function keepPrediction(context: SagaContext, row: Row, technique: Technique, { choice, inputs }: Forecast): void {
+  const prediction = predictionOf(context, inputs, choice, technique, row.options.technique === 'auto');
+  context.journal.merge(row.id, {
+    looks: looksOf(inputs.sample).map((look) => ({ ...look })),
+    ...(prediction === undefined ? {} : { prediction: z.json().parse(prediction) }),
+  });
+}

@@ -5,10 +5,9 @@ import type { Row } from '../journal.ts';
 import { answerSchema, prepareRequestSchema, sizesSchema } from '../messages.ts';
 import { hasRounds, planOf } from '../plan.ts';
 import { checkpointRequest, dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
-import { MovingMemory } from './moving-memory.ts';
 import { copyRounds } from './rounds.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
-import { createTreeRounds, settle } from './tree-rounds.ts';
+import { createTreeRounds, settle, type TreeRounds } from './tree-rounds.ts';
 
 const PREPARE_TIMEOUT_MS = 120_000;
 
@@ -21,21 +20,26 @@ const FEW_BYTES = 8 * 2 ** 20;
  */
 export const copying: SourceStep = {
   async run(context, row, signal, memory) {
-    const trees = (memory.trees = await createTreeRounds(context, row, signal));
-    const files = trees.round(signal);
+    const few = sizesSchema.parse(row.data['sizes']).file_bytes <= FEW_BYTES;
+    const { technique, path } = planOf(row);
+    // The memory of a frozen service is on its way for longer than few files need beside it.
+    const later = few && technique === 'cold' && path === 'pages';
+    const files = openFiles(context, row, signal, memory).then(async (trees) => {
+      if (!later) await trees.round(signal);
+      return trees;
+    });
     // Where memory goes first, its failure waits until somebody asks.
     files.catch(() => undefined);
-    // The connections for memory are opened while the first files travel.
-    const opened = openMemory(context, row, signal, memory);
-    const few = sizesSchema.parse(row.data['sizes']).file_bytes <= FEW_BYTES;
     try {
-      await Promise.all(few ? [opened] : [opened, files]);
-      const settled = () => files.then(() => settle(trees, signal));
+      if (!few) await files;
+      // Both walk through all of the memory, and the round is not to wait for the prediction.
+      const predicted = looked(memory).then(() => memory.predict());
+      const settled = () => files.then((trees) => (later ? trees.prepare(signal) : settle(trees, signal)));
       const getReady = () => allOf([prepare(context, row, signal, memory, settled), calm(memory)]);
-      await copyMemory(context, row, signal, memory, getReady);
+      await allOf([copyMemory(context, row, signal, memory, predicted, getReady), predicted]);
     } finally {
       // Whatever failed, nothing is at work any more when this ends.
-      await Promise.allSettled([opened, files]);
+      await Promise.allSettled([files]);
     }
     // What was written while everything was prepared need not wait for the freeze.
     await memory.moving?.lastRound(signal);
@@ -44,8 +48,17 @@ export const copying: SourceStep = {
   },
 };
 
-async function openMemory(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
-  if (planOf(row).path === 'pages') memory.moving = await MovingMemory.open(context, row, signal);
+async function openFiles(
+  context: SagaContext,
+  row: Row,
+  signal: AbortSignal,
+  memory: SourceMemory,
+): Promise<TreeRounds> {
+  return (memory.trees = await createTreeRounds(context, row, signal));
+}
+
+async function looked({ moving }: SourceMemory): Promise<void> {
+  await moving?.looked();
 }
 
 async function calm({ moving }: SourceMemory): Promise<void> {
@@ -79,6 +92,7 @@ async function copyMemory(
   row: Row,
   signal: AbortSignal,
   { moving }: SourceMemory,
+  predicted: Promise<void>,
   getReady: () => Promise<void>,
 ): Promise<void> {
   if (moving === undefined || !hasRounds(planOf(row).technique)) return await getReady();
@@ -95,7 +109,7 @@ async function copyMemory(
     ready = undefined;
   };
   try {
-    await copyRounds(context, row, signal, moving, { nearEnd, again });
+    await copyRounds(context, row, signal, moving, predicted, { nearEnd, again });
     await (ready ?? getReady());
   } finally {
     await Promise.allSettled([ready]);

@@ -9,6 +9,7 @@ import {
   mappings,
   openTracker,
   ProcessMemory,
+  type RoundPages,
 } from '#src/checkpoint/memory/index.ts';
 import type { RoundMeasurement } from '#src/decision/index.ts';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
@@ -36,13 +37,21 @@ const CONNECTIONS = 2;
 const RECONNECT_MS = 20_000;
 
 /** So long before the end of a round it counts as near. */
-const NEAR_END_MS = 300;
+const NEAR_END_MS = 600;
 const NEAR_LOOK_MS = 25;
 
 /** Pages of small mappings that are sent ahead; more would keep the commit's messages waiting on a slow link. */
 const FIRST_PAGES = 96;
 /** Turns of the event loop after which a request is on the wire. */
 const REQUEST_TURNS = 3;
+
+/** What a round has to carry. */
+interface Look {
+  /** performance.now() when it began. */
+  readonly looked_ms: number;
+  readonly scan_ms: number;
+  readonly found: Map<number, RoundPages>;
+}
 
 /** A process whose memory moves. */
 interface Moving {
@@ -70,6 +79,8 @@ export class MovingMemory {
   #finding: Promise<void> | undefined;
   readonly #released = Promise.withResolvers<void>();
   #rounds = 0;
+  /** The first look, which is under way before its round begins. */
+  #ahead: Promise<Look> | undefined;
   #looked_ms: number | undefined;
   #failure: UmsError | undefined;
 
@@ -87,7 +98,13 @@ export class MovingMemory {
     this.#tracker = tracker;
   }
 
-  static async open(context: SagaContext, row: Row, signal: AbortSignal): Promise<MovingMemory> {
+  /** With `ahead`, the first look at the memory begins while everything is still being opened. */
+  static async open(
+    context: SagaContext,
+    row: Row,
+    signal: AbortSignal,
+    { ahead = false }: { ahead?: boolean } = {},
+  ): Promise<MovingMemory> {
     const closing = new AbortController();
     const abort = () => closing.abort(signal.reason);
     signal.addEventListener('abort', abort, { once: true });
@@ -98,12 +115,20 @@ export class MovingMemory {
       // The service is held still for the instant in which soft-dirty bits are read and cleared.
       // Without rounds it attaches to nothing, and only lists what is there in the end.
       const opening = openTracker({ pause: () => driver.freeze(row.handle), unpause: () => driver.thaw(row.handle) });
+      const looking = ahead
+        ? opening.then(async (one) => lookAt(one, await driver.processes(row.handle), closing.signal))
+        : undefined;
+      // Whoever begins the first round hears of it.
+      looking?.catch(() => undefined);
       const [sender, tracker] = await Promise.all([starting, opening]).catch(async (error: unknown) => {
+        closing.abort(error);
+        await Promise.allSettled([looking]);
         await Promise.allSettled([starting.then((one) => one.close()), opening.then((one) => one.close())]);
         await cache?.discard();
         throw error;
       });
       const moving = new MovingMemory(context, row, sender, tracker, cache);
+      moving.#ahead = looking;
       moving.#closed.signal.addEventListener('abort', () => closing.abort(moving.#closed.signal.reason), {
         once: true,
       });
@@ -146,13 +171,13 @@ export class MovingMemory {
     signal: AbortSignal,
     nearEnd?: (measured: RoundMeasurement) => void,
   ): Promise<RoundMeasurement> {
-    const pids = await this.#processes();
     const before = this.#sender.stats();
-    const looked_ms = performance.now();
+    const looking = this.#ahead ?? this.#look(signal);
+    this.#ahead = undefined;
+    const { looked_ms, scan_ms, found } = await unlessAborted(looking, signal);
+    const begun_ms = performance.now();
     const interval_ms = this.#looked_ms === undefined ? 0 : looked_ms - this.#looked_ms;
     this.#looked_ms = looked_ms;
-    const found = await this.#tracker.round(pids, signal);
-    const scan_ms = performance.now() - looked_ms;
     let present_pages = 0;
     let changed_pages = 0;
     const sent: Promise<unknown>[] = [];
@@ -182,7 +207,7 @@ export class MovingMemory {
     };
     const watching = setInterval(() => {
       const measured = measure();
-      if (restOf(measured) > NEAR_END_MS) return;
+      if (restOf(measured, performance.now() - begun_ms) > NEAR_END_MS) return;
       clearInterval(watching);
       nearEnd?.(measured);
     }, NEAR_LOOK_MS);
@@ -193,6 +218,15 @@ export class MovingMemory {
     }
     this.#rounds += 1;
     return measure();
+  }
+
+  /** The first look has ended, if it was begun ahead; how, the round hears. */
+  async looked(): Promise<void> {
+    await Promise.allSettled([this.#ahead]);
+  }
+
+  async #look(signal: AbortSignal): Promise<Look> {
+    return await lookAt(this.#tracker, await this.#processes(), signal);
   }
 
   /** One more round right before the freeze, where there were any. */
@@ -380,6 +414,7 @@ export class MovingMemory {
   async close(moved = false): Promise<void> {
     if (this.#closed.signal.aborted) return;
     this.#closed.abort(new Error('the memory need not move any more'));
+    await Promise.allSettled([this.#ahead]);
     const ends: PromiseSettledResult<unknown>[] = await Promise.allSettled([
       this.#sender.close(),
       this.#tracker.close(),
@@ -447,10 +482,10 @@ function startSender(
 }
 
 /** How long the rest of a round takes if it goes on as it went, in ms. */
-function restOf({ changed_pages, sent, elapsed_ms, scan_ms }: RoundMeasurement): number {
+function restOf({ changed_pages, sent }: RoundMeasurement, sending_ms: number): number {
   const done_bytes = sent.zero_bytes + sent.reference_bytes + sent.data_bytes;
   const left_bytes = Math.max(changed_pages * PAGE_BYTES - done_bytes, 0);
-  return left_bytes === 0 ? 0 : ((elapsed_ms - scan_ms) * left_bytes) / Math.max(done_bytes, 1);
+  return left_bytes === 0 ? 0 : (sending_ms * left_bytes) / Math.max(done_bytes, 1);
 }
 
 function rangeOf(mapping: Mapping): PageRange {
@@ -463,6 +498,12 @@ function inOrderOfUse(present: readonly PageRange[], maps: readonly Mapping[]): 
     .filter((mapping) => mapping.lazy)
     .toSorted((a, b) => a.count - b.count)
     .flatMap((mapping) => intersectRanges([rangeOf(mapping)], present));
+}
+
+async function lookAt(tracker: DirtyTracker, pids: readonly number[], signal: AbortSignal): Promise<Look> {
+  const looked_ms = performance.now();
+  const found = await tracker.round(pids, signal);
+  return { looked_ms, scan_ms: performance.now() - looked_ms, found };
 }
 
 /** The process's id in the innermost namespace it lives in, which is CRIU's id of it (proc(5): NSpid). */

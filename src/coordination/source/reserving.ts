@@ -1,10 +1,13 @@
 import { createZstdCompress } from 'node:zlib';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { progressReporter, specificationOf, treesOf } from '../context.ts';
+import { allOf } from '../all-of.ts';
+import { progressReporter, type SagaContext, specificationOf, treesOf } from '../context.ts';
+import type { Row } from '../journal.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
-import { planOf } from '../plan.ts';
-import type { SourceStep } from './steps.ts';
+import { hasRounds, planOf } from '../plan.ts';
+import { MovingMemory } from './moving-memory.ts';
+import type { SourceMemory, SourceStep } from './steps.ts';
 
 /** The image of a large service over a slow link takes its time; the migration's own time limit ends it earlier. */
 const CREATE_TIMEOUT_MS = 120_000;
@@ -14,7 +17,7 @@ const CREATE_TIMEOUT_MS = 120_000;
  * shows before the service is frozen.
  */
 export const reserving: SourceStep = {
-  async run(context, row, signal) {
+  async run(context, row, signal, memory) {
     const specification = specificationOf(row);
     const sizes = sizesSchema.parse(row.data['sizes']);
     const { needsImage, layers } = await context.peers.request(row.destination, {
@@ -50,13 +53,12 @@ export const reserving: SourceStep = {
       await Promise.all([exported, sent]);
       progress.end();
     }
-    const created = await context.peers.request(row.destination, {
-      method: 'POST',
-      path: `/peer/v1/migrations/${row.id}/create`,
-      schema: createResponseSchema,
-      timeout_ms: CREATE_TIMEOUT_MS,
-      signal,
-    });
+    // With rounds it waits until the first has looked at the memory. Its failure is heard by whoever needs it.
+    if (!hasRounds(planOf(row).technique)) memory.predict().catch(() => undefined);
+    // The connections for memory are opened while the container is made.
+    const creating = create(context, row, signal);
+    await allOf([creating, openMemory(context, row, signal, memory)]);
+    const created = await creating;
     const missing = treesOf(row).find((tree) => !created.trees.includes(tree.id));
     if (missing !== undefined) {
       throw new UmsError('UMS_E_SPECIFICATION', {
@@ -68,6 +70,22 @@ export const reserving: SourceStep = {
     return 'copying';
   },
 };
+
+function create(context: SagaContext, row: Row, signal: AbortSignal): Promise<z.infer<typeof createResponseSchema>> {
+  return context.peers.request(row.destination, {
+    method: 'POST',
+    path: `/peer/v1/migrations/${row.id}/create`,
+    schema: createResponseSchema,
+    timeout_ms: CREATE_TIMEOUT_MS,
+    signal,
+  });
+}
+
+async function openMemory(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<void> {
+  const { path, technique } = planOf(row);
+  if (path !== 'pages') return;
+  memory.moving = await MovingMemory.open(context, row, signal, { ahead: hasRounds(technique) });
+}
 
 async function* bytesOf(stream: AsyncIterable<unknown>): AsyncGenerator<Uint8Array> {
   for await (const chunk of stream) yield z.instanceof(Buffer).parse(chunk);

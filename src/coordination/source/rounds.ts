@@ -32,11 +32,13 @@ export async function copyRounds(
   row: Row,
   signal: AbortSignal,
   moving: MovingMemory,
+  predicted: Promise<void>,
   watcher: RoundsWatcher,
 ): Promise<void> {
   const goals = goalsOf(row);
   const rounds: RoundMeasurement[] = [];
-  const prior = looksSchema.parse(row.data['looks'] ?? []);
+  // What was seen of the service before comes while the first round is on its way.
+  const prior = () => looksSchema.parse(context.journal.get(row.id).data['looks'] ?? []);
   const costs = learntCosts(context, row.engine);
   let cpu_share = 1;
   const technique = planOf(row).technique === 'hybrid' ? 'hybrid' : 'pre-copy';
@@ -44,10 +46,10 @@ export async function copyRounds(
     technique,
     rounds: [...rounds, measured],
     cpu_share,
-    prior,
+    prior: prior(),
     situation: {
       processes: moving.processes,
-      eager_pages: eagerPages(row),
+      eager_pages: eagerPages(context.journal.get(row.id)),
       tracker: moving.trackerKind,
       file_change_bytes_s: 0,
       costs,
@@ -60,6 +62,7 @@ export async function copyRounds(
   // The policy ends by itself at max_rounds; this bound is for a policy that does not.
   for (let at = 0; at <= goals.max_rounds; at += 1) {
     const measured = await moving.round(at, cpu_share, signal, nearEnd);
+    await predicted;
     const progress = progressAfter(measured);
     rounds.push(measured);
     const decision = decide(progress, goals);

@@ -139,6 +139,7 @@ export class SourceSaga {
 
   async #drive(id: string, cancel: AbortSignal, stop: AbortSignal): Promise<void> {
     const memory: SourceMemory = {
+      predict: () => Promise.resolve(),
       trees: undefined,
       frozenSince_ms: undefined,
       moving: undefined,

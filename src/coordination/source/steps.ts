@@ -11,6 +11,8 @@ import type { TreeRounds } from './tree-rounds.ts';
  * was seen of the files need not survive it.
  */
 export interface SourceMemory {
+  /** Looks at the service for a while and writes down what the migration will take; once, however often it is asked. */
+  predict: () => Promise<void>;
   /** The files on their way, from the first round to the last. */
   trees: TreeRounds | undefined;
   /** performance.now() when the freeze was asked for. */
