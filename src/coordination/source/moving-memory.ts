@@ -79,8 +79,10 @@ export class MovingMemory {
   #finding: Promise<void> | undefined;
   readonly #released = Promise.withResolvers<void>();
   #rounds = 0;
-  /** The first look, which is under way before its round begins. */
-  #ahead: Promise<Look> | undefined;
+  /** The look that is under way, or the last one. */
+  #looking: Promise<Look> | undefined;
+  /** It was begun before its round. */
+  #isAhead = false;
   #looked_ms: number | undefined;
   #failure: UmsError | undefined;
 
@@ -128,7 +130,8 @@ export class MovingMemory {
         throw error;
       });
       const moving = new MovingMemory(context, row, sender, tracker, cache);
-      moving.#ahead = looking;
+      moving.#looking = looking;
+      moving.#isAhead = ahead;
       moving.#closed.signal.addEventListener('abort', () => closing.abort(moving.#closed.signal.reason), {
         once: true,
       });
@@ -172,9 +175,7 @@ export class MovingMemory {
     nearEnd?: (measured: RoundMeasurement) => void,
   ): Promise<RoundMeasurement> {
     const before = this.#sender.stats();
-    const looking = this.#ahead ?? this.#look(signal);
-    this.#ahead = undefined;
-    const { looked_ms, scan_ms, found } = await unlessAborted(looking, signal);
+    const { looked_ms, scan_ms, found } = await unlessAborted(this.#look(signal), signal);
     const begun_ms = performance.now();
     const interval_ms = this.#looked_ms === undefined ? 0 : looked_ms - this.#looked_ms;
     this.#looked_ms = looked_ms;
@@ -222,11 +223,13 @@ export class MovingMemory {
 
   /** The first look has ended, if it was begun ahead; how, the round hears. */
   async looked(): Promise<void> {
-    await Promise.allSettled([this.#ahead]);
+    await Promise.allSettled([this.#looking]);
   }
 
-  async #look(signal: AbortSignal): Promise<Look> {
-    return await lookAt(this.#tracker, await this.#processes(), signal);
+  #look(signal: AbortSignal): Promise<Look> {
+    const known = this.#isAhead ? this.#looking : undefined;
+    this.#isAhead = false;
+    return (this.#looking = known ?? this.#processes().then((pids) => lookAt(this.#tracker, pids, signal)));
   }
 
   /** One more round right before the freeze, where there were any. */
@@ -414,7 +417,8 @@ export class MovingMemory {
   async close(moved = false): Promise<void> {
     if (this.#closed.signal.aborted) return;
     this.#closed.abort(new Error('the memory need not move any more'));
-    await Promise.allSettled([this.#ahead]);
+    // A helper may be within a process of the service, and is not taken away from there.
+    await Promise.allSettled([this.#looking]);
     const ends: PromiseSettledResult<unknown>[] = await Promise.allSettled([
       this.#sender.close(),
       this.#tracker.close(),
