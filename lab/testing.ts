@@ -1,5 +1,16 @@
 import { spawn } from 'node:child_process';
-import { closeSync, cpSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
@@ -170,7 +181,7 @@ async function runFile(file: string, lab: Lab, quiet: boolean, signal: AbortSign
     const report = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
     const counts = countTap(report);
     const failed = exitCode === 0 ? counts.failed : Math.max(1, counts.failed);
-    if (failed > 0) keepLogs(file, lab);
+    if (failed > 0) keepLogs(file, lab, report);
     return {
       name: file,
       passed: counts.passed,
@@ -202,16 +213,19 @@ export function failuresInTap(text: string): string[] {
   return found.slice(0, FAILURES_LIMIT);
 }
 
-function keepLogs(file: string, lab: Lab): void {
-  if (!existsSync(lab.paths.root)) return;
+/** What failed is told once, and may be wanted later; the hosts are gone by then. */
+function keepLogs(file: string, lab: Lab, report: string): void {
   const kept = join(cacheDir(), 'test-logs', basename(file, '.e2e.ts'));
   rmSync(kept, { recursive: true, force: true });
+  mkdirSync(kept, { recursive: true });
+  writeFileSync(join(kept, 'report.tap'), report);
+  if (!existsSync(lab.paths.root)) return;
   const hosts = readdirSync(lab.paths.root).filter((name) => !name.startsWith('.'));
   for (const host of hosts) {
     const logs = join(lab.paths.root, host, 'log');
     if (existsSync(logs)) cpSync(logs, join(kept, host), { recursive: true });
   }
-  say(`The hosts' logs are kept in ${kept}`);
+  say(`The report and the hosts' logs are kept in ${kept}`);
 }
 
 async function inWorkspace<T>(work: (directory: string) => Promise<T>): Promise<T> {
