@@ -27,7 +27,7 @@ export interface Preflight {
   findings: Finding[];
   /** Why memory cannot travel on the page path; undefined when it can. */
   notLazy: string | undefined;
-  /** What each technique is predicted to take, and which one is best; the service is looked at for a while for it. Once. */
+  /** What each technique is predicted to take, and which one is best. Asked for once: the service is looked at for a while. */
   forecast: () => Promise<Forecast>;
   /** The code with which a migration is refused for these findings. */
   blockingCode: ErrorCode;

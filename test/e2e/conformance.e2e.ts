@@ -8,7 +8,7 @@ import { Lab } from '#lab/lab.ts';
 import { CONFORMANCE_CASES, type ConformanceSide, type ConformanceWorld } from '#src/drivers/conformance.ts';
 import type { EngineName, Tree } from '#src/drivers/contract.ts';
 import { run } from '#src/telemetry/exec.ts';
-import { commandLine, killProcess } from './support/processes.ts';
+import { killOn } from './support/processes.ts';
 import { RemoteDriver } from './support/remote-driver.ts';
 import { until } from './support/moves.ts';
 
@@ -250,7 +250,7 @@ async function lazyRestore(
     });
   } catch (error) {
     // Nobody comes to it any more, and it would wait for ever.
-    for (const pid of host.processes()) if (commandLine(pid).startsWith('criu lazy-pages ')) killProcess(pid);
+    killOn(host, /^criu lazy-pages /);
     throw error;
   }
   assert.ok(daemon !== undefined, 'the restore was prepared');

@@ -19,7 +19,7 @@ import {
   TECHNIQUES,
   withTechnique,
 } from './support/mosaic.ts';
-import { commandLine, killProcess } from './support/processes.ts';
+import { killOn } from './support/processes.ts';
 import { ended, migrate, migration, until } from './support/moves.ts';
 
 /**
@@ -165,21 +165,21 @@ const FAULTS: readonly Fault[] = [
     name: 'criu lazy-pages killed during demand fetches',
     techniques: ['post-copy'],
     at: 'filling',
-    act: () => killOn(beta, /criu.* lazy-pages/),
+    act: async () => killOn(beta, /criu.* lazy-pages/),
     ends: ['done', 'aborted'],
   },
   {
     name: 'pager killed during demand fetches',
     techniques: EARLY,
     at: 'filling',
-    act: () => killOn(beta, /pager\.pl/),
+    act: async () => killOn(beta, /pager\.pl/),
     ends: ['done', 'aborted'],
   },
   {
     name: 'pager killed before the hand-over',
     techniques: EARLY,
     at: 'dumping',
-    act: () => killOn(beta, /pager\.pl/),
+    act: async () => killOn(beta, /pager\.pl/),
     ends: ['done', 'aborted'],
   },
   {
@@ -192,12 +192,6 @@ const FAULTS: readonly Fault[] = [
     ends: ['done'],
   },
 ];
-
-/** The process need not be there: then there is nothing that its death could break. */
-async function killOn(host: Host, like: RegExp): Promise<void> {
-  const found = host.processes().filter((pid) => like.test(commandLine(pid)));
-  for (const pid of found) killProcess(pid);
-}
 
 /** Two copies that both can do something are never there, at no moment. */
 function watchCopies(): { stop: () => Promise<void> } {

@@ -1,4 +1,3 @@
-import { hash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
 import { firstTouched, lazyContents } from '#src/checkpoint/lazy/index.ts';
@@ -25,16 +24,13 @@ import {
   subtractRanges,
 } from '#src/transfer/pages/model.ts';
 import type { PageCacheWriter } from '#src/transfer/pages/cache.ts';
-import { PageSender } from '#src/transfer/pages/sender.ts';
+import type { PageSender } from '#src/transfer/pages/sender.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { writePageCache } from '../page-caches.ts';
 import type { MemoryReport } from '../schema.ts';
-
-/** Connections for bulk; one more carries control and what a process waits for. */
-const CONNECTIONS = 2;
-/** How long a broken link is retried before the commit; afterwards the source asks again for as long as it takes. */
-const RECONNECT_MS = 20_000;
+import { startSender } from './start-sender.ts';
+import { unlessAborted } from './unless-aborted.ts';
 
 /** So long before the end of a round it counts as near. */
 const NEAR_END_MS = 600;
@@ -461,30 +457,6 @@ export class MovingMemory {
   }
 }
 
-function startSender(
-  context: SagaContext,
-  row: Row,
-  cache: PageCacheWriter | undefined,
-  signal: AbortSignal,
-): Promise<PageSender> {
-  return PageSender.start({
-    open: (index, opening) =>
-      context.peers.openDuplex(
-        row.destination,
-        { kind: 'memory', migration: row.id, index },
-        { signal: opening, onWire: (bytes) => context.journal.addWire(row.id, bytes) },
-      ),
-    connections: CONNECTIONS,
-    compression: 'auto',
-    reconnect_ms: RECONNECT_MS,
-    // The same after a restart of this agent, so that the receiver knows that it goes on.
-    session: hash('sha256', row.id).slice(0, 32),
-    cache,
-    ...(row.options.rateLimit_bytes_s === 0 ? {} : { rate_bytes_s: row.options.rateLimit_bytes_s }),
-    signal,
-  });
-}
-
 /** How long the rest of a round takes if it goes on as it went, in ms. */
 function restOf({ changed_pages, sent }: RoundMeasurement, sending_ms: number): number {
   const done_bytes = sent.zero_bytes + sent.reference_bytes + sent.data_bytes;
@@ -525,19 +497,4 @@ function unlessVanished(error: unknown): undefined {
 
 async function turns(count: number): Promise<void> {
   for (let turn = 0; turn < count; turn += 1) await setImmediate();
-}
-
-/** The promise's result, unless the signal is faster. */
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  // Once aborted, nobody hears how the promise ends.
-  promise.catch(() => undefined);
-  signal.throwIfAborted();
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
 }

@@ -37,24 +37,26 @@ export async function copyRounds(
 ): Promise<void> {
   const goals = goalsOf(row);
   const rounds: RoundMeasurement[] = [];
-  // What was seen of the service before comes while the first round is on its way.
-  const prior = () => looksSchema.parse(context.journal.get(row.id).data['looks'] ?? []);
   const costs = learntCosts(context, row.engine);
   let cpu_share = 1;
   const technique = planOf(row).technique === 'hybrid' ? 'hybrid' : 'pre-copy';
-  const progressAfter = (measured: RoundMeasurement): Progress => ({
-    technique,
-    rounds: [...rounds, measured],
-    cpu_share,
-    prior: prior(),
-    situation: {
-      processes: moving.processes,
-      eager_pages: eagerPages(context.journal.get(row.id)),
-      tracker: moving.trackerKind,
-      file_change_bytes_s: 0,
-      costs,
-    },
-  });
+  const progressAfter = (measured: RoundMeasurement): Progress => {
+    // What was seen of the service before comes while the first round is on its way.
+    const now = context.journal.get(row.id);
+    return {
+      technique,
+      rounds: [...rounds, measured],
+      cpu_share,
+      prior: looksSchema.parse(now.data['looks'] ?? []),
+      situation: {
+        processes: moving.processes,
+        eager_pages: eagerPages(now),
+        tracker: moving.trackerKind,
+        file_change_bytes_s: 0,
+        costs,
+      },
+    };
+  };
   const nearEnd = (measured: RoundMeasurement) => {
     const { action } = decide(progressAfter(measured), goals);
     if (action === 'freeze' || action === 'post-copy') watcher.nearEnd();

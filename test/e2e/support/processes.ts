@@ -1,10 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { signalIfThere } from '#lab/cgroup.ts';
-
-/** Processes of test hosts, by the machine's numbers. */
+import type { Host } from '#lab/host.ts';
 
 /** A process's command line, words separated by blanks; empty when it has ended. */
-export function commandLine(pid: number): string {
+function commandLine(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
   } catch {
@@ -12,6 +11,8 @@ export function commandLine(pid: number): string {
   }
 }
 
-export function killProcess(pid: number): void {
-  signalIfThere(pid, 'SIGKILL');
+/** Kills a host's processes with such a command line. There need not be any: then nothing could break by their death. */
+export function killOn(host: Host, like: RegExp): void {
+  const found = host.processes().filter((pid) => like.test(commandLine(pid)));
+  for (const pid of found) signalIfThere(pid, 'SIGKILL');
 }
