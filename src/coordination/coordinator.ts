@@ -1,12 +1,13 @@
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from './boot.ts';
 import type { SagaContext } from './context.ts';
+import { EarlyPreflight } from './early-preflight.ts';
 import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
 import { newMigrationId, type Row } from './journal.ts';
 import { answerSchema } from './messages.ts';
 import { askedFor, chosenFor, makePlan } from './plan.ts';
-import { findService, preflight } from './preflight.ts';
+import { findFirst, findService, type Found, preflight } from './preflight.ts';
 import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
 import { SourceSaga } from './source/saga.ts';
 import type { SourceState } from './states.ts';
@@ -30,7 +31,8 @@ export class Coordinator {
 
   async check(service: string, to: string, options: MigrateOptions): Promise<CheckResult> {
     this.#refuseDestination(to);
-    const result = await preflight(this.#context, service, to, options, undefined, AbortSignal.timeout(120_000));
+    const found = findService(this.#context, service);
+    const result = await preflight(this.#context, found, to, options, undefined, AbortSignal.timeout(120_000));
     const blocked = result.findings.some((finding) => finding.severity === 'error');
     const { choice } = await result.forecast();
     const plan = makePlan(askedFor(options) ?? chosenFor(choice), result.sizes, result.notLazy);
@@ -50,13 +52,28 @@ export class Coordinator {
   }
 
   async migrate(service: string, to: string, options: MigrateOptions): Promise<Migration> {
-    const { journal, systemName } = this.#context;
+    const { journal } = this.#context;
     this.#refuseDestination(to);
-    const { driver, description } = await findService(this.#context, service);
+    const id = newMigrationId();
+    const { first, only } = await findFirst(this.#context, service);
+    const early = new EarlyPreflight((signal) => preflight(this.#context, first, to, options, id, signal));
+    try {
+      await only;
+      await this.#begin(id, first, to, options, early);
+    } catch (error) {
+      early.drop(error);
+      throw error;
+    }
+    return journal.view(id);
+  }
+
+  async #begin(id: string, found: Found, to: string, options: MigrateOptions, early: EarlyPreflight): Promise<void> {
+    const { journal, systemName } = this.#context;
+    const { driver, description } = found;
     const engineId = description.summary.id;
     const uid = journal.knowService(driver.engine, engineId, description.handle);
     const row = journal.insert({
-      id: newMigrationId(),
+      id,
       role: 'source',
       state: 'planned',
       serviceUid: uid,
@@ -71,8 +88,7 @@ export class Coordinator {
       specification: JSON.stringify(description.specification),
     });
     journal.merge(row.id, { boot: await bootMark() });
-    this.source.start(row.id);
-    return journal.view(row.id);
+    this.source.start(row.id, early);
   }
 
   #refuseDestination(to: string): void {

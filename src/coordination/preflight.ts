@@ -46,41 +46,73 @@ export function codeOf(finding: Finding): ErrorCode {
   return CODES.find(([prefix]) => finding.id.startsWith(prefix))?.[1] ?? 'UMS_E_PREFLIGHT';
 }
 
+/** A service, and the driver of the engine that has it. */
+export interface Found {
+  driver: Driver;
+  description: ServiceDescription;
+}
+
 /** Splits `ENGINE:NAME`; a plain name is looked for in every engine. */
-export async function findService(
+export async function findService(context: SagaContext, reference: string): Promise<Found> {
+  const { first, only } = await findFirst(context, reference);
+  await only;
+  return first;
+}
+
+/**
+ * The answer of the engine that knows the service first, so that looking at it need not wait for the others: a command
+ * line engine takes up to 0.1 s to say that it knows nothing. `only` rejects if another engine has one of that name too.
+ */
+export async function findFirst(
   context: SagaContext,
   reference: string,
-): Promise<{ driver: Driver; description: ServiceDescription }> {
+): Promise<{ first: Found; only: Promise<void> }> {
   const colon = reference.indexOf(':');
   const wanted = colon > 0 ? reference.slice(0, colon) : undefined;
   const name = colon > 0 ? reference.slice(colon + 1) : reference;
   const engines = await context.engines();
   const asked = engines.filter(({ available, engine }) => available && (wanted === undefined || engine === wanted));
-  const answers = await Promise.all(asked.map(({ engine }) => tryDescribe(context.driver(engine), name)));
-  const [first, second] = answers.filter((answer) => answer !== undefined);
-  if (first === undefined) {
-    throw new UmsError('UMS_E_SERVICE_UNKNOWN', {
-      message: `There is no service ${JSON.stringify(reference)} on ${context.systemName}.`,
-      fault: 'user',
-      state: 'Nothing was changed.',
-      mend: 'List the services with: ums ls',
-    });
-  }
-  if (second !== undefined) {
-    throw new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
-      message: `${JSON.stringify(reference)} is a service of ${first.driver.engine} and of ${second.driver.engine}.`,
-      fault: 'user',
-      state: 'Nothing was changed.',
-      mend: `Say which: ${first.driver.engine}:${name} or ${second.driver.engine}:${name}`,
-    });
-  }
-  return first;
+  const answers = asked.map(({ engine }) => tryDescribe(context.driver(engine), name));
+  const all = Promise.all(answers).then((each) => each.filter((answer) => answer !== undefined));
+  const only = all.then(([one, another]) => {
+    if (one !== undefined && another !== undefined) throw ambiguous(name, one, another);
+  });
+  // Whoever looks at the service meanwhile may fail before anybody hears of it.
+  only.catch(() => undefined);
+  const first = await earliest(answers);
+  if (first !== undefined) return { first, only };
+  // Either nobody knows it, or an engine could not say.
+  await all;
+  throw new UmsError('UMS_E_SERVICE_UNKNOWN', {
+    message: `There is no service ${JSON.stringify(reference)} on ${context.systemName}.`,
+    fault: 'user',
+    state: 'Nothing was changed.',
+    mend: 'List the services with: ums ls',
+  });
 }
 
-async function tryDescribe(
-  driver: Driver,
-  name: string,
-): Promise<{ driver: Driver; description: ServiceDescription } | undefined> {
+/** The first answer that is one. */
+async function earliest<T>(answers: readonly Promise<T | undefined>[]): Promise<T | undefined> {
+  const { promise, resolve } = Promise.withResolvers<T | undefined>();
+  const told = answers.map((answer) =>
+    answer.then((value) => {
+      if (value !== undefined) resolve(value);
+    }),
+  );
+  void Promise.allSettled(told).then(() => resolve(undefined));
+  return await promise;
+}
+
+function ambiguous(name: string, one: Found, another: Found): UmsError {
+  return new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
+    message: `${JSON.stringify(name)} is a service of ${one.driver.engine} and of ${another.driver.engine}.`,
+    fault: 'user',
+    state: 'Nothing was changed.',
+    mend: `Say which: ${one.driver.engine}:${name} or ${another.driver.engine}:${name}`,
+  });
+}
+
+async function tryDescribe(driver: Driver, name: string): Promise<Found | undefined> {
   try {
     return { driver, description: await driver.describe(name) };
   } catch (error) {
@@ -139,7 +171,7 @@ function applyBindChoice(specification: Specification, choice: MigrateOptions['b
 /** Everything that can be known before touching anything, about both sides. */
 export async function preflight(
   context: SagaContext,
-  reference: string,
+  found: Found | Promise<Found>,
   destination: string,
   options: MigrateOptions,
   migration: string | undefined,
@@ -155,10 +187,11 @@ export async function preflight(
     signal,
   });
   greeting.catch(() => undefined);
-  const { driver, description } = await findService(context, reference);
-  const chosen = applyBindChoice(description.specification, options.bindMounts);
-  description.specification = applySharedChoice(chosen, options.sharedVolumes);
-  const { specification, summary } = description;
+  const { driver, description: described } = await found;
+  const chosen = applyBindChoice(described.specification, options.bindMounts);
+  const specification = applySharedChoice(chosen, options.sharedVolumes);
+  const description = { ...described, specification };
+  const { summary } = description;
   const findings: Finding[] = [];
   const holder = context.journal.lockHolder(driver.engine, summary.id);
   if (holder !== undefined && holder !== migration) throw busy(specification.name, holder);

@@ -17,6 +17,7 @@ import {
   setBreakpoint,
   until,
 } from './support/moves.ts';
+import { removeMosaic, startMosaic } from './support/mosaic.ts';
 import { asBefore, attempt, attemptWith, complete, failedWith, pictures, Ticker } from './support/refusals.ts';
 import {
   AGENT,
@@ -98,6 +99,18 @@ function leavesAll(title: string, body: () => Promise<void>): void {
 void describe('a request that cannot be right', () => {
   leavesAll('unknown service', async () => {
     failedWith(await attempt(alpha, 'stedy', 'beta'), 'UMS_E_SERVICE_UNKNOWN', /stedy/);
+  });
+
+  leavesAll('a name that two engines know', async () => {
+    const twin = { engine: 'runc', name: NAME } as const;
+    await startMosaic(alpha, twin, { seed: 1, mib: 1, forks: 0 });
+    try {
+      const refused = failedWith(await attempt(alpha, NAME, 'beta'), 'UMS_E_SERVICE_AMBIGUOUS');
+      assert.match(refused.mend, /podman:steady/);
+      assert.match(refused.mend, /runc:steady/);
+    } finally {
+      await removeMosaic([alpha], twin);
+    }
   });
 
   leavesAll('unknown system', async () => {

@@ -4,7 +4,7 @@ import type { SagaContext } from '../context.ts';
 import { looksOf, predictionOf } from '../forecast.ts';
 import type { Row } from '../journal.ts';
 import { askedFor, chosenFor, makePlan } from '../plan.ts';
-import { type Forecast, movingTrees, preflight } from '../preflight.ts';
+import { findService, type Forecast, movingTrees, type Preflight, preflight } from '../preflight.ts';
 import type { Technique } from '../schema.ts';
 import { sharedPaths } from '../shared-storage.ts';
 import type { SourceStep } from './steps.ts';
@@ -12,9 +12,7 @@ import type { SourceStep } from './steps.ts';
 /** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
 export const checking: SourceStep = {
   async run(context, row, signal, memory) {
-    // By its id: a name may be another's by now, or be known to two engines.
-    const service = `${row.engine}:${row.engine_id}`;
-    const result = await preflight(context, service, row.destination, row.options, row.id, signal);
+    const result = await (memory.early?.result(signal) ?? lookAgain(context, row, signal));
     for (const finding of result.findings) {
       if (finding.severity !== 'info') context.journal.emit(row.id, { event: 'finding', finding });
     }
@@ -52,6 +50,12 @@ export const checking: SourceStep = {
     return 'reserving';
   },
 };
+
+function lookAgain(context: SagaContext, row: Row, signal: AbortSignal): Promise<Preflight> {
+  // By its id: a name may be another's by now, or be known to two engines.
+  const found = findService(context, `${row.engine}:${row.engine_id}`);
+  return preflight(context, found, row.destination, row.options, row.id, signal);
+}
 
 /** Kept beside what comes of it; the rounds of memory begin with these looks. */
 function keepPrediction(context: SagaContext, row: Row, technique: Technique, { choice, inputs }: Forecast): void {

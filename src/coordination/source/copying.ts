@@ -24,8 +24,10 @@ export const copying: SourceStep = {
     const { technique, path } = planOf(row);
     // The memory of a frozen service is on its way for longer than few files need beside it.
     const later = few && technique === 'cold' && path === 'pages';
+    // Where nothing travels beside it, settling is a first round as good as any.
+    const ahead = !few || hasRounds(technique);
     const files = openFiles(context, row, signal, memory).then(async (trees) => {
-      if (!later) await trees.round(signal);
+      if (ahead) await trees.round(signal);
       return trees;
     });
     // Where memory goes first, its failure waits until somebody asks.

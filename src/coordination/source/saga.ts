@@ -1,6 +1,7 @@
 import { type UmsError, toUmsError, UmsError as UmsFailure } from '#src/telemetry/errors.ts';
 import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
+import type { EarlyPreflight } from '../early-preflight.ts';
 import type { Row } from '../journal.ts';
 import { FINAL_STATES, type SourceState, isSourceState } from '../states.ts';
 import { aborting } from './aborting.ts';
@@ -72,11 +73,11 @@ export class SourceSaga {
   }
 
   /** Drives a migration to its end in the background. Calling it for one that is being driven does nothing. */
-  start(id: string): void {
+  start(id: string, early?: EarlyPreflight): void {
     if (this.#running.has(id)) return;
     const cancel = new AbortController();
     const stop = new AbortController();
-    const ended = this.#drive(id, cancel.signal, stop.signal)
+    const ended = this.#drive(id, cancel.signal, stop.signal, early)
       .catch((error: unknown) => {
         if (!stop.signal.aborted)
           this.#context.log.error({ migration: id, err: error }, 'the saga stopped by a defect');
@@ -137,8 +138,9 @@ export class SourceSaga {
     await Promise.all(all.map((one) => one.ended));
   }
 
-  async #drive(id: string, cancel: AbortSignal, stop: AbortSignal): Promise<void> {
+  async #drive(id: string, cancel: AbortSignal, stop: AbortSignal, early: EarlyPreflight | undefined): Promise<void> {
     const memory: SourceMemory = {
+      early,
       predict: () => Promise.resolve(),
       trees: undefined,
       frozenSince_ms: undefined,

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { SagaContext } from '../context.ts';
+import type { EarlyPreflight } from '../early-preflight.ts';
 import type { Row } from '../journal.ts';
 import type { Received } from '../messages.ts';
 import type { SourceState } from '../states.ts';
@@ -11,6 +12,8 @@ import type { TreeRounds } from './tree-rounds.ts';
  * was seen of the files need not survive it.
  */
 export interface SourceMemory {
+  /** A pre-flight that has begun; undefined after a restart of this agent. */
+  early: EarlyPreflight | undefined;
   /** Looks at the service for a while and writes down what the migration will take; once, however often it is asked. */
   predict: () => Promise<void>;
   /** The files on their way, from the first round to the last. */

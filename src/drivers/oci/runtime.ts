@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { access, constants, readFile } from 'node:fs/promises';
+import { access, constants, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -36,11 +36,28 @@ export async function requireProgram(name: string): Promise<string> {
   });
 }
 
+/** What programs said of their version, and the file that said it. */
+const versions = new Map<string, { file: string; text: string }>();
+
+/**
+ * What a program prints for `--version`. It is started again only when its file is another one: engines take up to 50 ms
+ * to start, and every migration asks.
+ */
+export async function versionText(path: string): Promise<string> {
+  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
+  const file = [dev, ino, size, mtimeNs, ctimeNs].join(' ');
+  const known = versions.get(path);
+  if (known?.file === file) return known.text;
+  const { stdout } = await run(path, ['--version'], { timeout_ms: 10_000 });
+  versions.set(path, { file, text: stdout });
+  return stdout;
+}
+
 /** `runc 1.1.15`, or undefined when there is none. */
 export async function runcVersion(): Promise<string | undefined> {
   const path = await findProgram('runc');
   if (path === undefined) return undefined;
-  const { stdout } = await run(path, ['--version'], { timeout_ms: 10_000 });
+  const stdout = await versionText(path);
   const version = /^runc version (\S+)/m.exec(stdout)?.[1] ?? 'unknown';
   return `runc ${version.split('+')[0] ?? version}`;
 }

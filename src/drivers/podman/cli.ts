@@ -2,7 +2,7 @@ import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { z } from 'zod';
 import { type DetachedResult, runDetached } from '../oci/child.ts';
-import { findProgram } from '../oci/runtime.ts';
+import { findProgram, versionText } from '../oci/runtime.ts';
 import { imageSchema, type Inspect, inspectListSchema, listedSchema, type Volume, volumeSchema } from './schema.ts';
 
 /** Podman's command line, typed. Podman is asked every time; nothing is remembered here. */
@@ -84,9 +84,9 @@ export async function change(
 }
 
 export async function podmanVersion(): Promise<string | undefined> {
-  if ((await findProgram('podman')) === undefined) return undefined;
-  const { stdout } = await run('podman', ['--version'], { timeout_ms: QUERY_TIMEOUT_MS });
-  return /(\d+\.\d+\.\d+)/.exec(stdout)?.[1] ?? 'unknown';
+  const path = await findProgram('podman');
+  if (path === undefined) return undefined;
+  return /(\d+\.\d+\.\d+)/.exec(await versionText(path))?.[1] ?? 'unknown';
 }
 
 export async function listContainers(): Promise<z.infer<typeof listedSchema>> {
