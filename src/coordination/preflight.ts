@@ -201,13 +201,16 @@ export async function preflight(
   // until somebody asks.
   const sampling = options.technique === 'auto' ? sampleMemory(pids, signal) : undefined;
   sampling?.catch(() => undefined);
-  const fingerprint = await context.fingerprint();
-  const sizes: Sizes = {
-    state_bytes: await memoryBytes(pids),
-    file_bytes: await fileBytes(description),
-    image_bytes: specification.image.kind === 'image' ? specification.image.size_bytes : 0,
-  };
-  findings.push(...(await checkProcesses(pids)), ...(await guests(pids)), ...undecidedBinds(specification));
+  const [fingerprint, state_bytes, file_bytes, criuFindings, guestFindings] = await Promise.all([
+    context.fingerprint(),
+    memoryBytes(pids),
+    fileBytes(description),
+    checkProcesses(pids),
+    guests(pids),
+  ]);
+  const image_bytes = specification.image.kind === 'image' ? specification.image.size_bytes : 0;
+  const sizes: Sizes = { state_bytes, file_bytes, image_bytes };
+  findings.push(...criuFindings, ...guestFindings, ...undecidedBinds(specification));
   findings.push(...sharedFindings(specification, options.sharedVolumes));
   for (const loss of description.losses) {
     findings.push({

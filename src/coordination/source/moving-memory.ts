@@ -36,8 +36,9 @@ import { unlessAborted } from './unless-aborted.ts';
 const NEAR_END_MS = 600;
 const NEAR_LOOK_MS = 25;
 
-/** Pages of small mappings that are sent ahead; more would keep the commit's messages waiting on a slow link. */
+/** Pages of small mappings that are sent ahead, and for how long they may keep the link busy: the images wait behind them. */
 const FIRST_PAGES = 96;
+const FIRST_MS = 10;
 /** Turns of the event loop after which a request is on the wire. */
 const REQUEST_TURNS = 3;
 
@@ -248,6 +249,7 @@ export class MovingMemory {
    * finished; how that ended is asked when this is closed.
    */
   handedOver(): void {
+    this.#cache?.resume();
     this.#sealed?.then(() => this.#cache?.finish()).catch(() => undefined);
   }
 
@@ -292,7 +294,9 @@ export class MovingMemory {
       }
     }
     // What every part of a program uses lies in small mappings.
-    let left = FIRST_PAGES;
+    const { link_bytes_s } = this.#sender.stats();
+    // Where it has not carried anything yet, a connection sends little at once by itself (RFC 6928).
+    let left = link_bytes_s === 0 ? FIRST_PAGES : Math.min(FIRST_PAGES, (link_bytes_s * FIRST_MS) / 1000 / PAGE_BYTES);
     for (const { name, ranges } of small.toSorted((a, b) => countPages(a.ranges) - countPages(b.ranges))) {
       left -= countPages(ranges);
       if (left < 0) return;

@@ -136,10 +136,15 @@ export class PageCacheWriter {
     }
   }
 
-  /** From here on the disk is left to others until `finish`. Resolves when nothing is on its way there. */
+  /** From here on the disk is left to others until `resume` or `finish`. Resolves when nothing is on its way there. */
   async calm(): Promise<void> {
     this.#isCalm = true;
     await this.#syncing;
+  }
+
+  /** Nobody has to wait for the disk any more. What is left to the end, the next commit to the disk has to wait for. */
+  resume(): void {
+    this.#isCalm = false;
   }
 
   /** Makes what was taken the cache of `dir`; nothing is taken any more. Asked again, the answer is the same. */
