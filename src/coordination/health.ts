@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import type { Driver } from '#src/drivers/contract.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { listeningPorts } from './listening.ts';
@@ -14,6 +15,7 @@ export interface Expectation {
  */
 const OBSERVATION_MS = 40;
 const POLL_MS = 10;
+const PROCESSES_SHOWN = 50;
 
 function wait(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
@@ -38,7 +40,10 @@ export async function checkHealth(
     const listening = listeningPorts(pids);
     const missing = expected.listening.filter((port) => !listening.includes(port));
     if (missing.length === 0 && elapsed_ms >= OBSERVATION_MS) break;
-    if (elapsed_ms > OBSERVATION_MS + limit_ms) throw unhealthy(`nothing listens on its port ${missing.join(', ')}`);
+    if (elapsed_ms > OBSERVATION_MS + limit_ms) {
+      const detail = await whatIsThere(pids, await driver.processes(handle), listening);
+      throw unhealthy(`nothing listens on its port ${missing.join(', ')}`, detail);
+    }
     await wait(POLL_MS);
   }
   const state = await driver.state(handle);
@@ -47,10 +52,26 @@ export async function checkHealth(
   }
 }
 
-function unhealthy(problem: string): UmsError {
+/** The service is about to be removed, and what was seen of it with it. */
+async function whatIsThere(
+  before: readonly number[],
+  now: readonly number[],
+  listening: readonly number[],
+): Promise<string> {
+  const lines = [...new Set([...before, ...now])].slice(0, PROCESSES_SHOWN).map(async (pid) => {
+    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+    const name = /^Name:\t(.*)$/m.exec(status)?.[1] ?? 'gone';
+    const state = /^State:\t(.*)$/m.exec(status)?.[1] ?? '';
+    return `process ${pid} ${name} ${state}${before.includes(pid) ? '' : ', not there at first'}`;
+  });
+  return [`listens on ${listening.join(', ') || 'nothing'}`, ...(await Promise.all(lines))].join('\n');
+}
+
+function unhealthy(problem: string, detail?: string): UmsError {
   return new UmsError('UMS_E_UNHEALTHY', {
     message: `The service did not run healthily at the destination: ${problem}.`,
     fault: 'destination',
     mend: 'Look at the CPU features and kernels of both hosts (ums check) and at the service’s own log.',
+    ...(detail === undefined ? {} : { detail }),
   });
 }

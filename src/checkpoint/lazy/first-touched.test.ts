@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { pagesOfThread } from './first-touched.ts';
+import { areasOf, pagesOfThread } from './first-touched.ts';
 
 const number = (value: number): number[] =>
   value < 128 ? [value] : [(value % 128) + 128, ...number(Math.floor(value / 128))];
@@ -31,4 +31,24 @@ it('takes what it does not understand for nothing', () => {
   expect(pagesOfThread(Buffer.alloc(0))).toEqual([]);
   const whole = image(X86);
   for (let cut = 0; cut < whole.length; cut += 1) expect(pagesOfThread(whole.subarray(0, cut))).toEqual([]);
+});
+
+it('finds the pages with arguments and environment', () => {
+  const body = [
+    ...plain(1, 0x400000),
+    ...plain(8, 0x7ffe00001ff0),
+    ...plain(9, 0x7ffe00002001),
+    ...plain(10, 0x7ffe00002001),
+    ...plain(11, 0x7ffe00003000),
+    ...inside(14, plain(1, 0x400000)),
+  ];
+  expect(areasOf(image(body))).toEqual([
+    { first: 0x7ffe00001, count: 2 },
+    { first: 0x7ffe00002, count: 1 },
+  ]);
+  // A process may have taken them away (prctl(2), PR_SET_MM), and may claim the whole of its memory to be such.
+  expect(areasOf(image([...plain(8, 0), ...plain(9, 0)]))).toEqual([]);
+  expect(areasOf(image([...plain(8, 0x1000), ...plain(9, 0x7ffe00000000)]))).toEqual([{ first: 1, count: 512 }]);
+  const whole = image(body);
+  for (let cut = 0; cut < whole.length; cut += 1) expect(areasOf(whole.subarray(0, cut))).toEqual([]);
 });

@@ -1,6 +1,12 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { intersectRanges, normaliseRanges, PAGE_BYTES, type SpaceContents } from '#src/transfer/pages/model.ts';
+import {
+  intersectRanges,
+  normaliseRanges,
+  PAGE_BYTES,
+  type PageRange,
+  type SpaceContents,
+} from '#src/transfer/pages/model.ts';
 import { type Field, fieldsOf, numberAt } from './protobuf.ts';
 
 /** CRIU's image of a thread: two magic numbers, the length of a message, the message (images/core.proto). */
@@ -34,18 +40,73 @@ export function firstTouched(imagesDir: string, contents: readonly SpaceContents
     pages.push(...pagesOfThread(readFileSync(join(imagesDir, name))));
   }
   const wanted = normaliseRanges(pages.map((first) => ({ first, count: 1 })));
+  const others = new Map(argumentPages(imagesDir, contents).map(({ name, ranges }) => [name, ranges]));
   return contents
-    .map(({ name, ranges }) => ({ name, ranges: intersectRanges(ranges, wanted) }))
+    .map(({ name, ranges }) => ({
+      name,
+      ranges: normaliseRanges([...intersectRanges(ranges, wanted), ...(others.get(name) ?? [])]),
+    }))
     .filter(({ ranges }) => ranges.length > 0);
+}
+
+/** mm_arg_start to mm_env_end in an mm_entry (images/mm.proto): the numbers of the fields with both ends of each area. */
+const AREAS: readonly (readonly [start: number, end: number])[] = [
+  [8, 9],
+  [10, 11],
+];
+/** The kernel takes no more at an exec (execve(2)); a process may claim more with prctl(2), but nobody has to wait for that. */
+const AREA_PAGES_MAX = 512;
+
+/**
+ * Pages with the arguments and the environment of each process, as far as the dump left them out. They must be there before
+ * the first instruction: who reads /proc/PID/cmdline or environ, the process itself or a health check beside it, does not
+ * wait for a page that is missing but is told that there is nothing (fs/userfaultfd.c: a fault that cannot be retried).
+ */
+export function argumentPages(imagesDir: string, contents: readonly SpaceContents[]): SpaceContents[] {
+  return contents.flatMap(({ name, ranges }) => {
+    const image = readOrNothing(join(imagesDir, `mm-${name.slice('process:'.length)}.img`));
+    const found = intersectRanges(ranges, normaliseRanges(areasOf(image)));
+    return found.length === 0 ? [] : [{ name, ranges: found }];
+  });
+}
+
+export function areasOf(image: Buffer): PageRange[] {
+  if (image.length < HEAD_BYTES) return [];
+  const whole: Field = { number: 0, wire: 2, at: 0, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
+  return unlessOdd(() =>
+    AREAS.flatMap(([startField, endField]) => {
+      const [start = 0] = valuesAt(image, whole, [startField]);
+      const [end = 0] = valuesAt(image, whole, [endField]);
+      if (start >= end) return [];
+      const first = pageOf(start);
+      return [{ first, count: Math.min(pageOf(end - 1) - first + 1, AREA_PAGES_MAX) }];
+    }),
+  );
+}
+
+/** A process that has ended, and has not been waited for, has no memory. */
+function readOrNothing(path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return Buffer.alloc(0);
+    throw error;
+  }
 }
 
 export function pagesOfThread(image: Buffer): number[] {
   if (image.length < HEAD_BYTES) return [];
   const whole: Field = { number: 0, wire: 2, at: 0, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
-  try {
+  return unlessOdd(() => {
     const own = ADDRESSES.flatMap((path) => valuesAt(image, whole, path)).map(pageOf);
     const above = STACKS.flatMap((path) => valuesAt(image, whole, path)).map((pointer) => pageOf(pointer) + 1);
     return [...own, ...above].filter((page) => page > 1);
+  });
+}
+
+function unlessOdd<T>(read: () => T[]): T[] {
+  try {
+    return read();
   } catch (error) {
     if (error === ODD) return [];
     throw error;

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { isSpaceName, type PageRange, type SpaceContents, type SpaceName } from '#src/transfer/pages/model.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
+import { argumentPages } from './first-touched.ts';
 import { lazyContents } from './pagemap.ts';
 
 /**
@@ -198,14 +199,15 @@ export class LazyPager {
   /** The images are there: reads which pages are lazy and listens for restore. Resolves when it listens. */
   async serve(contents?: readonly SpaceContents[]): Promise<void> {
     const lazy = contents ?? (await lazyContents(this.#imagesDir));
-    const lines = lazy.flatMap(({ name, ranges }) =>
-      ranges.map((range) => `${name.slice('process:'.length)} ${range.first} ${range.count}\n`),
-    );
-    await writePrivately(join(this.#dir, 'plan'), lines.join(''));
+    const early = linesOf(argumentPages(this.#imagesDir, lazy)).map((line) => `early ${line}`);
+    await writePrivately(join(this.#dir, 'plan'), [...linesOf(lazy), ...early].join(''));
     await this.#call('serve');
   }
 
-  /** Resolves when the keeper, too, holds every process's userfaultfd: from then on a dead pager cannot spoil memory. */
+  /**
+   * Resolves when the keeper, too, holds every process's userfaultfd, and the pages are there that must not be missed: from
+   * then on a dead pager cannot spoil memory.
+   */
   async hold(): Promise<void> {
     try {
       await this.#call('hold');
@@ -277,6 +279,12 @@ export class LazyPager {
     this.#socket?.destroy();
     this.#socket = undefined;
   }
+}
+
+function linesOf(contents: readonly SpaceContents[]): string[] {
+  return contents.flatMap(({ name, ranges }) =>
+    ranges.map((range) => `${name.slice('process:'.length)} ${range.first} ${range.count}\n`),
+  );
 }
 
 const NOTHING = {

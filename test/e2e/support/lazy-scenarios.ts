@@ -111,6 +111,14 @@ async function late(): Promise<unknown> {
   assert.equal((await pager.status()).state, 'waiting');
   await scene.restore({ lazy: true });
   await held;
+  // Who reads it does not wait for a page that is missing, but is told that there is nothing.
+  const { stdout } = await run('runc', ['ps', '--format', 'json', scene.id]);
+  const pids = z.array(z.int()).parse(JSON.parse(stdout));
+  assert.equal(pids.length, PROCESSES);
+  for (const pid of pids) {
+    assert.match(readFileSync(`/proc/${pid}/cmdline`, 'utf8'), /churn/);
+    assert.match(readFileSync(`/proc/${pid}/environ`, 'utf8'), /PATH=/);
+  }
   await scene.signal('USR2');
   await delay(100);
   await supply.push(128, 2);

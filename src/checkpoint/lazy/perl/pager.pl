@@ -6,8 +6,10 @@
 # DIR/result.json. A second process, keeper.pl, holds the userfaultfds too.
 #
 # Commands at DIR/control.sock, a line each; the answer is a line "ok COMMAND …" or "error COMMAND text":
-#   serve              the plan (DIR/plan: "PID FIRST COUNT" a line) is there: listen for restore
-#   hold               answered when restore is finished and the keeper has every descriptor: "ok hold COUNT"
+#   serve              the plan is there: listen for restore. DIR/plan: "PID FIRST COUNT" a line, and "early PID FIRST COUNT"
+#                      for those of them that must be there before the processes run
+#   hold               answered when restore is finished, the early pages are in their places and the keeper has every
+#                      descriptor: "ok hold COUNT"
 #   listen             demands go to this connection: "demand PID FIRST COUNT urgent|ahead"
 #   final PID FIRST COUNT   these pages have become final; no answer
 #   status             "ok status JSON"
@@ -40,7 +42,7 @@ my $KEEPERS_MAX = 100;
 my $epoll = epoll_new();
 my %on;                 # descriptor => what to do when something is there
 my %clients;            # descriptor => { handle, input, output, listens }
-my %plan;
+my (%plan, %early);
 my ($state, $error) = ('waiting', undef);
 my ($keeper, $front, $restore, $front_wants);
 my $keepers = 0;
@@ -136,11 +138,11 @@ sub be_important {
 sub read_plan {
     open(my $file, '<', "$directory/plan") or die "plan: $!\n";
     my $lines = 0;
-    %plan = ();
+    (%plan, %early) = ();
     while (my $line = <$file>) {
         die "the plan is too long\n" if ++$lines > $PLAN_MAX;
-        my ($pid, $first, $count) = $line =~ /^(\d+) (\d+) (\d+)$/ or die "plan: line $lines\n";
-        push @{ $plan{$pid} }, [$first, $count];
+        my ($early, $pid, $first, $count) = $line =~ /^(early )?(\d+) (\d+) (\d+)$/ or die "plan: line $lines\n";
+        push @{ (defined $early ? \%early : \%plan)->{$pid} }, [$first, $count];
     }
 }
 
@@ -182,7 +184,7 @@ sub restore_says {
     $pid_bytes = '';
     if ($task_pid == $RESTORE_FINISHED) {
         $state = 'serving';
-        say_held($_) for splice @holders;
+        $filler->want_early(\%early);
         $filler->begin;
     }
     elsif ($task_pid > 0) { $front_wants = 'descriptor' }
@@ -252,8 +254,8 @@ sub obey {
         say_to($client, $@ eq '' ? 'ok serve' : "error serve $@");
     }
     elsif ($command eq 'hold') {
-        if ($state eq 'waiting') { push @holders, $client }
-        else { say_held($client) }
+        push @holders, $client;
+        say_all_held();
     }
     elsif ($command eq 'listen') {
         $client->{listens} = 1;
@@ -265,7 +267,12 @@ sub obey {
     else { say_to($client, "error $command unknown command") }
 }
 
-# The answer waits until restore has handed over everything, which may be read after the question.
+# The answer waits until restore has handed over everything, which may be read after the question, and the early pages.
+sub say_all_held {
+    return if !@holders || $state eq 'waiting' || $filler->lacks_early;
+    say_held($_) for splice @holders;
+}
+
 sub say_held {
     my ($client) = @_;
     my ($held, $tasks) = (held(), scalar keys %{ $filler->{tasks} });
@@ -329,6 +336,7 @@ sub run {
         }
         flush_to($_) for grep { length $_->{output} } values %clients;
         $filler->serve_retries;
+        say_all_held();
         $filler->work;
         if (now_us() - $looked_us > $LOOK_MS * 1000) {
             $looked_us = now_us();

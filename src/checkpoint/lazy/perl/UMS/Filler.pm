@@ -36,7 +36,7 @@ sub new {
     my ($class, %options) = @_;
     return bless {
         %options, serial => 0, tasks => {}, stores => {}, waiting => {}, retry => [], recent => [],
-        sweep => [], rescan_us => 0, fault_us => 0, misplaced_us => 0, background => 0,
+        early => [], sweep => [], rescan_us => 0, fault_us => 0, misplaced_us => 0, background => 0,
         faults => 0, remote => 0, zeros => 0, copied => 0, total => 0, latency => [(0) x BUCKETS], remote_latency => [(0) x BUCKETS],
     }, $class;
 }
@@ -62,6 +62,37 @@ sub begin {
     $self->{began_us} = now_us();
     $self->check_done($_) for values %{ $self->{tasks} };
     $self->sweep_again;
+}
+
+# Pages that must be there before the processes run are fetched as if they had touched them. `early`: pid => [[first, count]].
+sub want_early {
+    my ($self, $early) = @_;
+    my $now = now_us();
+    for my $task (values %{ $self->{tasks} }) {
+        for my $range (@{ $early->{ $task->{pid} } // [] }) {
+            push @{ $self->{early} }, map { [$task->{serial}, $_] } $range->[0] .. $range->[0] + $range->[1] - 1;
+        }
+    }
+    for my $page ($self->open_early) {
+        my $task = $self->{tasks}{ $page->[0] } or next;
+        $self->fault($task, $page->[1], $now);
+    }
+}
+
+sub open_early {
+    my ($self) = @_;
+    return grep {
+        my ($serial, $page) = @$_;
+        my $memory = ($self->{tasks}{$serial} // {})->{memory};
+        my $piece = defined $memory ? $memory->piece_at($page) : undef;
+        defined $piece && $memory->is_open($piece, $page);
+    } @{ $self->{early} };
+}
+
+sub lacks_early {
+    my ($self) = @_;
+    $self->{early} = [$self->open_early];
+    return scalar @{ $self->{early} };
 }
 
 sub sweep_again {
