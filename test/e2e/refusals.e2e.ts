@@ -85,6 +85,10 @@ after(async () => {
   await lab.startAgents();
 });
 
+async function podmanState(host: Host): Promise<string> {
+  return (await host.exec('podman', ['inspect', '--format', '{{.State.Status}}', NAME])).stdout.trim();
+}
+
 /** A test whose body may do what it likes with a migration: both hosts end up as they were, and the service goes on. */
 function leavesAll(title: string, body: () => Promise<void>): void {
   void it(title, LIMIT, async () => {
@@ -261,6 +265,8 @@ void describe('a service that cannot be moved, or is no longer there', () => {
 
   leavesAll('it is let run again by its engine before the commit', async () => {
     const tried = await attemptWith(alpha, NAME, 'beta', { state: 'restoring', point: 'before' }, async () => {
+      // CRIU has the images, but may still be letting go of the processes, for which it thaws them.
+      await until('Podman sees it paused', 10_000, async () => (await podmanState(alpha)) === 'paused' || undefined);
       await alpha.exec('podman', ['unpause', NAME]);
     });
     failedWith(tried, 'UMS_E_ENGINE', /run again/);
