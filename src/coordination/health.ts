@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import type { Driver } from '#src/drivers/contract.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { listeningPorts } from './listening.ts';
+import { statusOf } from './process-status.ts';
 
 /** What was true of the service when it was frozen and must be true again when it runs. */
 export interface Expectation {
@@ -59,7 +59,7 @@ async function whatIsThere(
   listening: readonly number[],
 ): Promise<string> {
   const lines = [...new Set([...before, ...now])].slice(0, PROCESSES_SHOWN).map(async (pid) => {
-    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+    const status = await statusOf(pid);
     const name = /^Name:\t(.*)$/m.exec(status)?.[1] ?? 'gone';
     const state = /^State:\t(.*)$/m.exec(status)?.[1] ?? '';
     return `process ${pid} ${name} ${state}${before.includes(pid) ? '' : ', not there at first'}`;

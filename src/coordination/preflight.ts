@@ -1,4 +1,4 @@
-import { readFile, statfs } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
 import { checkProcesses } from '#src/checkpoint/preflight.ts';
@@ -10,8 +10,10 @@ import { run } from '#src/telemetry/exec.ts';
 import type { Choice } from '#src/decision/index.ts';
 import type { SagaContext } from './context.ts';
 import { forecast, type ForecastInputs } from './forecast.ts';
-import { helloSchema, peerCheckResponseSchema, PROTOCOL, type Sizes } from './messages.ts';
+import { greet } from './greet.ts';
+import { peerCheckResponseSchema, PROTOCOL, type Sizes } from './messages.ts';
 import { likelyTracker, whyNotLazy } from './plan.ts';
+import { statusOf } from './process-status.ts';
 import { sampleMemory } from './sample.ts';
 import type { MigrateOptions } from './schema.ts';
 import { applySharedChoice, sharedFindings, sharedVolumes } from './shared-storage.ts';
@@ -125,10 +127,7 @@ async function tryDescribe(driver: Driver, name: string): Promise<Found | undefi
 export async function memoryBytes(pids: readonly number[]): Promise<number> {
   let total_bytes = 0;
   for (const pid of pids) {
-    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT' || error.code === 'ESRCH') return '';
-      throw error;
-    });
+    const status = await statusOf(pid);
     for (const match of status.matchAll(/^Rss(?:Anon|Shmem):\s+(\d+) kB$/gm)) total_bytes += Number(match[1]) * 1024;
   }
   return total_bytes;
@@ -178,14 +177,7 @@ export async function preflight(
   signal: AbortSignal,
 ): Promise<Preflight> {
   // Asked first, because a connection may have to be made; whoever is refused before does not hear what came of it.
-  const greeting = context.peers.request(destination, {
-    method: 'POST',
-    path: '/peer/v1/hello',
-    body: { protocol: PROTOCOL },
-    schema: helloSchema,
-    timeout_ms: 20_000,
-    signal,
-  });
+  const greeting = greet(context, destination, signal);
   greeting.catch(() => undefined);
   const { driver, description: described } = await found;
   const chosen = applyBindChoice(described.specification, options.bindMounts);
@@ -267,10 +259,7 @@ export async function preflight(
 async function guests(pids: readonly number[]): Promise<Finding[]> {
   const found: string[] = [];
   for (const pid of pids) {
-    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT' || error.code === 'ESRCH') return '';
-      throw error;
-    });
+    const status = await statusOf(pid);
     const parent = Number(/^PPid:\s+(\d+)$/m.exec(status)?.[1] ?? '0');
     const inside = /^NSpid:.*\s(\d+)$/m.exec(status)?.[1];
     const isFirst = inside === '1' || pid === pids[0];

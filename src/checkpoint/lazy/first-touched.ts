@@ -7,6 +7,7 @@ import {
   type PageRange,
   type SpaceContents,
 } from '#src/transfer/pages/model.ts';
+import { isMissing } from '#src/transfer/pages/store-files.ts';
 import { type Field, fieldsOf, numberAt } from './protobuf.ts';
 
 /** CRIU's image of a thread: two magic numbers, the length of a message, the message (images/core.proto). */
@@ -71,9 +72,7 @@ export function argumentPages(imagesDir: string, contents: readonly SpaceContent
 }
 
 export function areasOf(image: Buffer): PageRange[] {
-  if (image.length < HEAD_BYTES) return [];
-  const whole: Field = { number: 0, wire: 2, at: 0, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
-  return unlessOdd(() =>
+  return fromMessage(image, (whole) =>
     AREAS.flatMap(([startField, endField]) => {
       const [start = 0] = valuesAt(image, whole, [startField]);
       const [end = 0] = valuesAt(image, whole, [endField]);
@@ -89,24 +88,25 @@ function readOrNothing(path: string): Buffer {
   try {
     return readFileSync(path);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return Buffer.alloc(0);
+    if (isMissing(error)) return Buffer.alloc(0);
     throw error;
   }
 }
 
 export function pagesOfThread(image: Buffer): number[] {
-  if (image.length < HEAD_BYTES) return [];
-  const whole: Field = { number: 0, wire: 2, at: 0, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
-  return unlessOdd(() => {
+  return fromMessage(image, (whole) => {
     const own = ADDRESSES.flatMap((path) => valuesAt(image, whole, path)).map(pageOf);
     const above = STACKS.flatMap((path) => valuesAt(image, whole, path)).map((pointer) => pageOf(pointer) + 1);
     return [...own, ...above].filter((page) => page > 1);
   });
 }
 
-function unlessOdd<T>(read: () => T[]): T[] {
+/** What is read of the message in an image of CRIU's; nothing where it is none. */
+function fromMessage<T>(image: Buffer, read: (whole: Field) => T[]): T[] {
+  if (image.length < HEAD_BYTES) return [];
+  const whole: Field = { number: 0, wire: 2, at: 0, from: HEAD_BYTES, to: HEAD_BYTES + image.readUInt32LE(8) };
   try {
-    return read();
+    return read(whole);
   } catch (error) {
     if (error === ODD) return [];
     throw error;

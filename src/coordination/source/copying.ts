@@ -1,7 +1,8 @@
 import { allOf } from '../all-of.ts';
 import type { SagaContext } from '../context.ts';
+import { greet } from '../greet.ts';
 import type { Row } from '../journal.ts';
-import { answerSchema, helloSchema, prepareRequestSchema, PROTOCOL, sizesSchema } from '../messages.ts';
+import { answerSchema, prepareRequestSchema, sizesSchema } from '../messages.ts';
 import { hasRounds, planOf } from '../plan.ts';
 import { checkpointRequest, dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
 import { copyRounds } from './rounds.ts';
@@ -9,7 +10,6 @@ import type { SourceMemory, SourceStep } from './steps.ts';
 import { createTreeRounds, settle, type TreeRounds } from './tree-rounds.ts';
 
 const PREPARE_TIMEOUT_MS = 120_000;
-const GREETING_TIMEOUT_MS = 20_000;
 
 /** So few bytes of files travel beside the memory. More would make its first round longer, and so what changes in it more. */
 const FEW_BYTES = 8 * 2 ** 20;
@@ -45,7 +45,10 @@ export const copying: SourceStep = {
     }
     // What was written while everything was prepared need not wait for the freeze.
     await memory.moving?.lastRound(signal);
-    if (isPrepared(row)) await allOf([openImages(context, row, signal, memory), greet(context, row, signal)]);
+    // A round may have taken minutes, after which a request needs a new connection: two and a half round trips, for which
+    // the service would stand still.
+    if (isPrepared(row))
+      await allOf([openImages(context, row, signal, memory), greet(context, row.destination, signal)]);
     return 'holding';
   },
 };
@@ -86,21 +89,6 @@ async function openImages(context: SagaContext, row: Row, signal: AbortSignal, m
   // A peer that goes away before anything is sent is noticed by whoever speaks to it next.
   images.on('error', () => undefined);
   memory.images = images;
-}
-
-/**
- * Is anybody there? A round may have taken minutes, after which a request needs a new connection: two and a half round
- * trips, for which the service would stand still.
- */
-async function greet(context: SagaContext, row: Row, signal: AbortSignal): Promise<void> {
-  await context.peers.request(row.destination, {
-    method: 'POST',
-    path: '/peer/v1/hello',
-    body: { protocol: PROTOCOL },
-    schema: helloSchema,
-    timeout_ms: GREETING_TIMEOUT_MS,
-    signal,
-  });
 }
 
 /** The rounds, if there are any, and beside the end of the last one what else must be ready for the freeze. */
