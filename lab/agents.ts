@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { z } from 'zod';
 import { inviteResponseSchema, pairedSystemSchema } from '#src/agent/api.ts';
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { makeCgroup, processesIn, readOrEmpty, signalIfThere } from './cgroup.ts';
 import type { Host } from './host.ts';
@@ -44,7 +45,7 @@ export async function startAgent(host: Host, options: StartAgentOptions = {}): P
   mkdirSync(dirname(host.logPath), { recursive: true });
   const log = openSync(host.logPath, 'a');
   const args = [
-    '--disable-warning=ExperimentalWarning',
+    ...AGENT_NODE_FLAGS,
     `/opt/ums/app/${AGENT_ENTRY}`,
     `--name=${host.name}`,
     `--peer-address=${host.address}`,

@@ -12,6 +12,13 @@ const COMPRESSED_EVERY = 64;
 /** After so many pages whatever else this agent does has its turn. */
 const TURN_PAGES = 512;
 
+interface Sampled {
+  memory: ProcessMemory;
+  page: number;
+  /** What it held at the first look. */
+  content: Buffer;
+}
+
 /** What a short look at a running service says of its memory. */
 export interface MemorySample {
   /** Bytes that a lazy restore can leave for later. */
@@ -21,14 +28,12 @@ export interface MemorySample {
   /** Compressed size divided by size; 1 is incompressible. */
   compress_ratio: number;
   /** How many different bytes were written within each interval, by its length. */
-  changed: { elapsed_ms: number; bytes: number }[];
+  changed: ChangedBytes[];
 }
 
-interface Sampled {
-  memory: ProcessMemory;
-  page: number;
-  /** What it held at the first look. */
-  content: Buffer;
+export interface ChangedBytes {
+  elapsed_ms: number;
+  bytes: number;
 }
 
 /**
@@ -36,57 +41,95 @@ interface Sampled {
  * changed. It only reads, so it disturbs nothing and may be done for a check that touches nothing.
  */
 export async function sampleMemory(pids: readonly number[], signal: AbortSignal): Promise<MemorySample> {
-  const opened: ProcessMemory[] = [];
+  const taken = await TakenPages.take(pids, { compress: true });
   try {
-    const spaces: { memory: ProcessMemory; present: PageRange[] }[] = [];
-    for (const pid of pids) {
-      const memory = await ProcessMemory.open(pid);
-      opened.push(memory);
-      const lazy = normaliseRanges((await mappings(pid)).filter((mapping) => mapping.lazy));
-      spaces.push({ memory, present: intersectRanges(normaliseRanges(await memory.present(lazy)), lazy) });
+    const changed: ChangedBytes[] = [];
+    for (const after_ms of LOOKS_MS) {
+      await sleep(Math.max(after_ms - taken.age_ms, 1), undefined, { signal });
+      changed.push(await taken.changed());
     }
-    return await look(spaces, signal);
+    const { present_bytes, zero_share, compress_ratio } = taken;
+    return { present_bytes, zero_share, compress_ratio, changed };
   } finally {
-    for (const memory of opened) memory.close();
+    taken.close();
   }
 }
 
-async function look(
-  spaces: readonly { memory: ProcessMemory; present: PageRange[] }[],
-  signal: AbortSignal,
-): Promise<MemorySample> {
-  const total = spaces.reduce((sum, space) => sum + countPages(space.present), 0);
-  const zero = Buffer.alloc(PAGE_BYTES);
-  const kept = Buffer.allocUnsafe((SAMPLE_PAGES + spaces.length) * PAGE_BYTES);
-  const sample: Sampled[] = [];
-  let zeroes = 0;
-  let compressed = { raw: 0, packed: 0 };
-  const began = performance.now();
-  for (const { memory, present } of spaces) {
-    for (const page of spread(present, Math.ceil((SAMPLE_PAGES * countPages(present)) / Math.max(total, 1)))) {
-      const content = kept.subarray(sample.length * PAGE_BYTES, (sample.length + 1) * PAGE_BYTES);
-      if (memory.read(page, 1, content) !== 1) continue;
-      if (content.equals(zero)) zeroes += 1;
-      else if (sample.length % COMPRESSED_EVERY === 0) {
-        compressed = { raw: compressed.raw + PAGE_BYTES, packed: compressed.packed + deflateRawSync(content).length };
+/** Some pages of every process as they were at one time, to be compared with what they hold later. At most 8 MiB. */
+export class TakenPages {
+  #began_ms = performance.now();
+  readonly #opened: ProcessMemory[] = [];
+  readonly #sample: Sampled[] = [];
+  #zeroes = 0;
+  #compressed = { raw: 0, packed: 0 };
+  present_bytes = 0;
+
+  private constructor() {}
+
+  /** With `compress`, some of them are compressed, to see what that would gain. */
+  static async take(pids: readonly number[], { compress = false }: { compress?: boolean } = {}): Promise<TakenPages> {
+    const taken = new TakenPages();
+    try {
+      const spaces: { memory: ProcessMemory; present: PageRange[] }[] = [];
+      for (const pid of pids) {
+        const memory = await ProcessMemory.open(pid);
+        taken.#opened.push(memory);
+        const lazy = normaliseRanges((await mappings(pid)).filter((mapping) => mapping.lazy));
+        spaces.push({ memory, present: intersectRanges(normaliseRanges(await memory.present(lazy)), lazy) });
       }
-      sample.push({ memory, page, content });
-      if (sample.length % TURN_PAGES === 0) await setImmediate();
+      await taken.#read(spaces, compress);
+      return taken;
+    } catch (error) {
+      taken.close();
+      throw error;
     }
   }
-  const changed: MemorySample['changed'] = [];
-  for (const after_ms of LOOKS_MS) {
-    await sleep(Math.max(after_ms - (performance.now() - began), 1), undefined, { signal });
-    const elapsed_ms = performance.now() - began;
-    const share = (await countChanged(sample)) / Math.max(sample.length, 1);
-    changed.push({ elapsed_ms, bytes: Math.round(share * total * PAGE_BYTES) });
+
+  get age_ms(): number {
+    return performance.now() - this.#began_ms;
   }
-  return {
-    present_bytes: total * PAGE_BYTES,
-    zero_share: zeroes / Math.max(sample.length, 1),
-    compress_ratio: compressed.raw === 0 ? 1 : Math.min(compressed.packed / compressed.raw, 1),
-    changed,
-  };
+
+  get zero_share(): number {
+    return this.#zeroes / Math.max(this.#sample.length, 1);
+  }
+
+  get compress_ratio(): number {
+    const { raw, packed } = this.#compressed;
+    return raw === 0 ? 1 : Math.min(packed / raw, 1);
+  }
+
+  /** How many bytes of all memory differ from what they were, as far as these pages show. */
+  async changed(): Promise<ChangedBytes> {
+    const elapsed_ms = this.age_ms;
+    const share = (await countChanged(this.#sample)) / Math.max(this.#sample.length, 1);
+    return { elapsed_ms, bytes: Math.round(share * this.present_bytes) };
+  }
+
+  close(): void {
+    for (const memory of this.#opened.splice(0)) memory.close();
+  }
+
+  async #read(spaces: readonly { memory: ProcessMemory; present: PageRange[] }[], compress: boolean): Promise<void> {
+    const total = spaces.reduce((sum, space) => sum + countPages(space.present), 0);
+    this.present_bytes = total * PAGE_BYTES;
+    this.#began_ms = performance.now();
+    const zero = Buffer.alloc(PAGE_BYTES);
+    const kept = Buffer.allocUnsafe((SAMPLE_PAGES + spaces.length) * PAGE_BYTES);
+    const sample = this.#sample;
+    for (const { memory, present } of spaces) {
+      for (const page of spread(present, Math.ceil((SAMPLE_PAGES * countPages(present)) / Math.max(total, 1)))) {
+        const content = kept.subarray(sample.length * PAGE_BYTES, (sample.length + 1) * PAGE_BYTES);
+        if (memory.read(page, 1, content) !== 1) continue;
+        if (content.equals(zero)) this.#zeroes += 1;
+        else if (compress && sample.length % COMPRESSED_EVERY === 0) {
+          this.#compressed.raw += PAGE_BYTES;
+          this.#compressed.packed += deflateRawSync(content).length;
+        }
+        sample.push({ memory, page, content });
+        if (sample.length % TURN_PAGES === 0) await setImmediate();
+      }
+    }
+  }
 }
 
 async function countChanged(sample: readonly Sampled[]): Promise<number> {

@@ -36,6 +36,7 @@ export {
   powerLaw,
   predictDirty,
   type Predictor,
+  priorOf,
 } from './predictor.ts';
 export {
   type ErrorStatistics,

@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type DirtyObservation, dirtyModelOf, predictDirty } from './predictor.ts';
+import { type DirtyObservation, dirtyModelOf, predictDirty, priorOf } from './predictor.ts';
 import { dirtyOf } from './simulator.test-support.ts';
 
 const observations = fc.array(
@@ -56,5 +56,24 @@ describe('prediction of dirty pages', () => {
     const first = { ...round, round: 0, interval_ms: 0 };
     expect(dirtyModelOf([first, round]).pages(500)).toBeCloseTo(1000);
     expect(dirtyModelOf([first, round]).pages(1000)).toBeGreaterThan(1000);
+  });
+
+  it('does not take a short look that saw nothing for a service that writes nothing', () => {
+    // A program that writes 122 of its 18,432 pages a second, in one burst: a tenth of a second may see none of it.
+    const looks: DirtyObservation[] = [35, 100].map((interval_ms) => ({
+      interval_ms,
+      changed_pages: 0,
+      present_pages: 18_432,
+    }));
+    const longer: DirtyObservation = { interval_ms: 60_000, changed_pages: 6041, present_pages: 18_432 };
+    expect(predictDirty(priorOf(looks, undefined)).pages(60_000)).toBe(0);
+    const model = predictDirty(priorOf(looks, longer));
+    expect(model.pages(60_000)).toBeCloseTo(6041, 0);
+    expect(model.pages(10_000)).toBeGreaterThan(6041 / 6);
+  });
+
+  it('does not let a look that was over sooner than the others speak last', () => {
+    const looks = [{ interval_ms: 100, changed_pages: 50, present_pages: 1000 }];
+    expect(priorOf(looks, { interval_ms: 20, changed_pages: 0, present_pages: 1000 })).toEqual(looks);
   });
 });

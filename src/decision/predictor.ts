@@ -62,6 +62,18 @@ export function powerLaw({ exponent, prior, memory }: PowerLaw): Predictor {
   };
 }
 
+/**
+ * What is known before any round has told: looks at the running service, and one that lasted longer, if there is one. A look
+ * in which nothing was written says nothing of a time many times as long, so beside the longer one it does not count.
+ */
+export function priorOf(
+  looks: readonly DirtyObservation[],
+  longer: DirtyObservation | undefined,
+): readonly DirtyObservation[] {
+  if (longer === undefined || looks.some(({ interval_ms }) => interval_ms >= longer.interval_ms)) return looks;
+  return [...looks.filter(({ changed_pages }) => changed_pages > 0), longer];
+}
+
 export const predictDirty: Predictor = powerLaw(CHOSEN);
 
 /**

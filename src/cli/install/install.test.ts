@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { run } from '#src/telemetry/exec.ts';
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { CHECKOUT } from '../commands/misc.ts';
 import { installSteps, runtimePackages, type Step, uninstallSteps } from './steps.ts';
+import { LAYOUT, unitFile } from './unit.ts';
 
 async function carryOut(steps: readonly Step[]): Promise<void> {
   for (const step of steps) await step.act();
@@ -32,6 +34,12 @@ it('installs a command line that runs, again over itself, and removes it', { tim
   } finally {
     await rm(root, { recursive: true, force: true });
   }
+});
+
+it('starts Node for an agent as its flags say, from the unit and from the launcher', async () => {
+  const flags = AGENT_NODE_FLAGS.join(' ');
+  expect(unitFile(LAYOUT)).toContain(`node ${flags} `);
+  expect(await readFile(join(CHECKOUT, 'ums'), 'utf8')).toContain(`[ "\${1-}" = agent ]; then exec "$node" ${flags} `);
 });
 
 it('takes along what is needed to run, and nothing that only development needs', async () => {

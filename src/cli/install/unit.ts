@@ -1,3 +1,5 @@
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
+
 /** The places of an installation. */
 export interface Layout {
   /** Where the checkout and Node go, /opt/ums. */
@@ -23,7 +25,7 @@ After=network-online.target
 
 [Service]
 EnvironmentFile=${layout.environment}
-ExecStart=${layout.prefix}/node/bin/node ${layout.prefix}/app/src/agent/main.ts --name \${NAME} --peer-address \${PEER_ADDRESS} --peer-port \${PEER_PORT}
+ExecStart=${layout.prefix}/node/bin/node ${AGENT_NODE_FLAGS.join(' ')} ${layout.prefix}/app/src/agent/main.ts --name \${NAME} --peer-address \${PEER_ADDRESS} --peer-port \${PEER_PORT}
 Restart=on-failure
 RestartSec=1
 # A restart of the agent must not end what it has started: containers' monitors and runtimes, and the pagers that still

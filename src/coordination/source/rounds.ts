@@ -1,9 +1,11 @@
 import {
   decide,
   type Decision,
+  type DirtyObservation,
   type Goals,
   outlook,
   predictionSchema,
+  priorOf,
   type Progress,
   type RoundMeasurement,
 } from '#src/decision/index.ts';
@@ -14,6 +16,7 @@ import type { SagaContext } from '../context.ts';
 import { learntCosts } from '../forecast.ts';
 import type { Row } from '../journal.ts';
 import { planOf } from '../plan.ts';
+import { TakenPages } from '../sample.ts';
 import type { MovingMemory } from './moving-memory.ts';
 
 export interface RoundsWatcher {
@@ -40,6 +43,8 @@ export async function copyRounds(
   const costs = learntCosts(context, row.engine);
   let cpu_share = 1;
   const technique = planOf(row).technique === 'hybrid' ? 'hybrid' : 'pre-copy';
+  // Both read all over the memory, so they take turns.
+  const first = new FirstRoundLook(predicted.then(() => context.driver(row.engine).processes(row.handle)));
   const progressAfter = (measured: RoundMeasurement): Progress => {
     // What was seen of the service before comes while the first round is on its way.
     const now = context.journal.get(row.id);
@@ -47,7 +52,7 @@ export async function copyRounds(
       technique,
       rounds: [...rounds, measured],
       cpu_share,
-      prior: looksSchema.parse(now.data['looks'] ?? []),
+      prior: priorOf(looksSchema.parse(now.data['looks'] ?? []), first.seen),
       situation: {
         processes: moving.processes,
         eager_pages: eagerPages(now),
@@ -57,31 +62,78 @@ export async function copyRounds(
       },
     };
   };
+  let foreseeing: Promise<void> | undefined;
   const nearEnd = (measured: RoundMeasurement) => {
-    const { action } = decide(progressAfter(measured), goals);
-    if (action === 'freeze' || action === 'post-copy') watcher.nearEnd();
+    foreseeing = first.look().then(() => {
+      const { action } = decide(progressAfter(measured), goals);
+      if (action === 'freeze' || action === 'post-copy') watcher.nearEnd();
+    });
+    // It is awaited when the round has ended.
+    foreseeing.catch(() => undefined);
   };
-  // The policy ends by itself at max_rounds; this bound is for a policy that does not.
-  for (let at = 0; at <= goals.max_rounds; at += 1) {
-    const measured = await moving.round(at, cpu_share, signal, nearEnd);
-    await predicted;
-    const progress = progressAfter(measured);
-    rounds.push(measured);
-    const decision = decide(progress, goals);
-    tell(context, row, measured, decision, outlook(progress, goals).remaining_ms);
-    if (decision.action === 'freeze') return;
-    if (decision.action === 'stop') throw stalledFor(row, decision.why);
-    if (decision.action === 'post-copy') {
-      context.journal.merge(row.id, { plan: { ...planOf(row), technique: 'hybrid', why: decision.why } });
-      return;
-    }
-    await watcher.again();
-    if (decision.action === 'throttle') {
-      cpu_share = decision.cpu_share;
-      if (!(await context.driver(row.engine).throttle(row.handle, cpu_share))) {
-        throw stalledFor(row, 'Its control group has no control over processor time, so it cannot be slowed.');
+  try {
+    // The policy ends by itself at max_rounds; this bound is for a policy that does not.
+    for (let at = 0; at <= goals.max_rounds; at += 1) {
+      const measured = await moving.round(at, cpu_share, signal, nearEnd);
+      await Promise.all([predicted, foreseeing]);
+      if (at === 0) {
+        await first.look();
+        await first.close();
+      }
+      const progress = progressAfter(measured);
+      rounds.push(measured);
+      const decision = decide(progress, goals);
+      tell(context, row, measured, decision, outlook(progress, goals).remaining_ms);
+      if (decision.action === 'freeze') return;
+      if (decision.action === 'stop') throw stalledFor(row, decision.why);
+      if (decision.action === 'post-copy') {
+        context.journal.merge(row.id, { plan: { ...planOf(row), technique: 'hybrid', why: decision.why } });
+        return;
+      }
+      await watcher.again();
+      if (decision.action === 'throttle') {
+        cpu_share = decision.cpu_share;
+        if (!(await context.driver(row.engine).throttle(row.handle, cpu_share))) {
+          throw stalledFor(row, 'Its control group has no control over processor time, so it cannot be slowed.');
+        }
       }
     }
+  } finally {
+    await Promise.allSettled([foreseeing, first.close()]);
+  }
+}
+
+/**
+ * What the service writes while the first round is on its way. The looks of the check last a tenth of a second: of a
+ * program that writes once a second they may see nothing, and the round may take minutes.
+ */
+class FirstRoundLook {
+  readonly #taking: Promise<TakenPages>;
+  #taken: TakenPages | undefined;
+  seen: DirtyObservation | undefined;
+
+  constructor(pids: Promise<readonly number[]>) {
+    this.#taking = pids.then((known) => TakenPages.take(known));
+    // Whoever closes it hears of a failure.
+    this.#taking.then((taken) => (this.#taken = taken)).catch(() => undefined);
+  }
+
+  /** Looks, if there is anything yet to compare with. */
+  async look(): Promise<void> {
+    if (this.#taken === undefined) return;
+    const { elapsed_ms, bytes } = await this.#taken.changed();
+    this.seen = {
+      interval_ms: elapsed_ms,
+      changed_pages: Math.round(bytes / PAGE_BYTES),
+      present_pages: Math.round(this.#taken.present_bytes / PAGE_BYTES),
+    };
+  }
+
+  /** What was seen stays. */
+  async close(): Promise<void> {
+    const taken = await this.#taking;
+    this.#taken = undefined;
+    taken.close();
   }
 }
 
