@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import type { Command } from 'commander';
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { systemNameSchema } from '#src/coordination/schema.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { type Cli, type Runner, usage } from '../command.ts';
@@ -114,7 +115,7 @@ function installedText(systemd: boolean): string {
 function withoutSystemd(): string {
   return `This machine does not run systemd, so nothing keeps the agent running. Start it under your own supervisor, as root:
   . ${LAYOUT.environment}
-  ${LAYOUT.prefix}/node/bin/node ${LAYOUT.prefix}/app/src/agent/main.ts --name "$NAME" --peer-address "$PEER_ADDRESS" --peer-port "$PEER_PORT"`;
+  ${LAYOUT.prefix}/node/bin/node ${AGENT_NODE_FLAGS.join(' ')} ${LAYOUT.prefix}/app/src/agent/main.ts --name "$NAME" --peer-address "$PEER_ADDRESS" --peer-port "$PEER_PORT"`;
 }
 
 function requireRoot(): void {
