@@ -54,6 +54,22 @@ describe('the journal', () => {
     expect(journal.get(id).data).toMatchObject({ seen: true, kept: true });
   });
 
+  it('counts the silence of a peer from the beginning of a migration, not from the start of an agent that runs for days', () => {
+    vi.useFakeTimers();
+    try {
+      const journal = new Journal(new DatabaseSync(':memory:'));
+      vi.advanceTimersByTime(48 * 3600 * 1000);
+      const { id } = journal.insert(migration({ role: 'destination', state: 'reserving' }));
+      expect(journal.silence_ms(id)).toBe(0);
+      vi.advanceTimersByTime(2000);
+      expect(journal.silence_ms(id)).toBe(2000);
+      journal.touch(id);
+      expect(journal.silence_ms(id)).toBe(0);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   it('moves only from the state the caller saw', () => {
     const journal = new Journal(new DatabaseSync(':memory:'));
     const { id } = journal.insert(migration());

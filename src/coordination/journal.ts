@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite';
 import { z } from 'zod';
+import { engineSchema } from '#src/drivers/specification.ts';
 import { type ErrorReport, errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
 import {
   memoryReportSchema,
@@ -84,7 +85,7 @@ const rowSchema = z.object({
   state: stateSchema,
   service_uid: z.string(),
   service: z.string(),
-  engine: z.enum(['runc', 'podman']),
+  engine: engineSchema,
   engine_id: z.string(),
   handle: z.string(),
   source: z.string(),
@@ -218,6 +219,8 @@ export class Journal {
         .prepare('insert into steps (migration, name, start_at) values (?, ?, ?)')
         .run(migration.id, migration.state, now);
     });
+    // It has just been heard of, however long this agent runs already.
+    this.touch(migration.id);
     this.emit(migration.id, { event: 'state', from: '', state: migration.state });
     return this.get(migration.id);
   }
