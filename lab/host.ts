@@ -22,7 +22,7 @@ const POLL_MS = 5;
 const HOST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ums/node/bin';
 const IMAGES = '/opt/images';
 const IMAGE_PATH = '/usr/local/bin:/usr/bin:/bin';
-const DISK = ['upper', 'work', 'root', 'containers', 'ums', 'srv', 'api', 'log'] as const;
+const DISK = ['upper', 'work', 'root', 'containers', 'docker', 'ums', 'srv', 'api', 'log'] as const;
 
 export interface HostSettings {
   name: string;
@@ -177,10 +177,12 @@ export class Host {
     return stdout.split('\n').flatMap((file) => (file.endsWith('.tar') ? [file.slice(0, -'.tar'.length)] : []));
   }
 
-  /** Imports a prepared image into this host's Podman, if it is not there. */
-  async importImage(name: string): Promise<string> {
-    const image = `localhost/${name}:latest`;
-    const there = await this.exec('podman', ['image', 'exists', image], { okExitCodes: [0, 1] });
+  /** Imports a prepared image into an engine of this host, if it is not there. */
+  async importImage(name: string, engine: 'podman' | 'docker' = 'podman'): Promise<string> {
+    const image = engine === 'podman' ? `localhost/${name}:latest` : `${name}:latest`;
+    const there = await this.exec(engine, ['image', 'inspect', '--format', '{{.Id}}', image], {
+      okExitCodes: [0, 1, 125],
+    });
     if (there.exitCode === 0) return image;
     if (!(await this.preparedImages()).includes(name)) {
       throw new UmsError('UMS_E_USAGE', {
@@ -189,7 +191,7 @@ export class Host {
         mend: `There are: ${(await this.preparedImages()).join(', ')}`,
       });
     }
-    await this.exec('podman', ['import', '--change', `ENV PATH=${IMAGE_PATH}`, `${IMAGES}/${name}.tar`, image]);
+    await this.exec(engine, ['import', '--change', `ENV PATH=${IMAGE_PATH}`, `${IMAGES}/${name}.tar`, image]);
     return image;
   }
 

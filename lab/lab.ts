@@ -4,6 +4,7 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import { agentExists, killAgent, pairAgents, type StartAgentOptions, startAgent, stopAgent } from './agents.ts';
 import { cgroup2Root, killCgroup, removeCgroup } from './cgroup.ts';
 import { removeContexts, writeContexts } from './contexts.ts';
+import { startDocker } from './docker.ts';
 import { Host } from './host.ts';
 import { withLock } from './lock.ts';
 import {
@@ -39,7 +40,12 @@ export interface UpOptions {
   /** False leaves the agents to the caller. */
   agents?: boolean;
   faultInjection?: boolean;
+  /** Engines that run as daemons, to be started on every host. */
+  engines?: readonly DaemonEngine[];
 }
+
+export const DAEMON_ENGINES = ['docker'] as const;
+export type DaemonEngine = (typeof DAEMON_ENGINES)[number];
 
 /**
  * A lab: test hosts on one machine and the wire between them. Methods that change it take its lock, so that two commands
@@ -127,6 +133,9 @@ export class Lab {
       for (const host of this.hosts) if (!host.running) await this.#bootHost(host);
       await this.#applyNetwork();
     });
+    if (options.engines?.includes('docker') === true) {
+      await Promise.all(this.hosts.filter((host) => host.running).map((host) => startDocker(host)));
+    }
     if (options.agents !== false && agentExists())
       await this.startAgents({ faultInjection: options.faultInjection === true });
     return this.hosts;

@@ -1,6 +1,6 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { Lab } from './lab.ts';
+import { DAEMON_ENGINES, type DaemonEngine, Lab } from './lab.ts';
 import { parseDelay, parseLoss } from './links.ts';
 import { followLog } from './logs.ts';
 import { sayToPerson } from './say.ts';
@@ -10,11 +10,17 @@ interface Json {
   json?: boolean;
 }
 
+interface UpFlags {
+  agents: boolean;
+  faultInjection?: boolean;
+  with: DaemonEngine[];
+}
+
 /** `ums lab …`. The lab it speaks of is the one that UMS_LAB names, "ums" by default. */
 export function labProgram(): Command {
   const program = new Command('ums lab')
     .description(
-      'Test hosts on this machine, each with its own root, network, processes, agent, runc, Podman and CRIU 4.',
+      'Test hosts on this machine, each with its own root, network, processes, agent, runc, Podman, Docker and CRIU 4.',
     )
     .enablePositionalOptions()
     .exitOverride()
@@ -48,14 +54,17 @@ function addUpAndDown(program: Command): void {
     .command('up')
     .description('Make what is missing: root file system, hosts, network, agents. Harmless when all is there.')
     .argument('[HOST...]', 'hosts that there shall be; alpha and beta if there are none yet')
+    .addOption(
+      new Option('--with <engine...>', 'start these engines on every host, too').choices(DAEMON_ENGINES).default([]),
+    )
     .option('--no-agents', 'start and pair no agents')
     .option('--fault-injection', 'let tests set breakpoints in the agents')
     .option(...JSON_OPTION)
-    .addHelpText('after', examples('ums lab up', 'ums lab up gamma'))
-    .action(async (hosts: string[], options: Json & { agents: boolean; faultInjection?: boolean }) => {
+    .addHelpText('after', examples('ums lab up', 'ums lab up gamma', 'ums lab up --with docker'))
+    .action(async (hosts: string[], options: Json & UpFlags) => {
       const lab = openLab();
-      const faultInjection = options.faultInjection === true;
-      await lab.up({ agents: options.agents, faultInjection, ...(hosts.length === 0 ? {} : { hosts }) });
+      const { agents, faultInjection = false, with: engines } = options;
+      await lab.up({ agents, faultInjection, engines, ...(hosts.length === 0 ? {} : { hosts }) });
       print(lab, options);
     });
   program

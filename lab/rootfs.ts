@@ -13,7 +13,7 @@ import { removeTree } from './trees.ts';
 
 /**
  * The root file system of the test hosts, built once and kept in the cache in two layers: `base` is Debian's packages
- * (half a minute), `work` is what changes with this project (workloads, images, configuration; seconds). Each is keyed by
+ * (a minute), `work` is what changes with this project (workloads, images, configuration; seconds). Each is keyed by
  * a hash of its recipe, built under a temporary name and renamed when complete: an interrupted build leaves nothing that
  * could be mistaken for a whole one.
  */
@@ -22,6 +22,7 @@ const SUITE = 'trixie';
 const FROM_TESTING = ['criu', 'libcriu2', 'libcompel1', 'libnet9', 'libnl-3-200'];
 const PACKAGES = [
   'criu runc podman netavark aardvark-dns tini redis-server busybox-static',
+  'docker.io docker-cli',
   'nftables iptables iproute2 iputils-ping iperf3 ethtool procps kmod curl',
   'acl attr rsync openssh-client openssh-server openssl ca-certificates python3-minimal',
 ].flatMap((row) => row.split(' '));
@@ -112,7 +113,7 @@ async function complete(path: string, build: (temporary: string) => Promise<void
 
 async function buildBase(path: string, say: Say): Promise<void> {
   const mirror = debianMirror();
-  say(`Building the root file system of the test hosts once, from ${mirror} (about half a minute)`);
+  say(`Building the root file system of the test hosts once, from ${mirror} (about a minute)`);
   const preferences = `${path}.preferences`;
   writeFileSync(
     preferences,

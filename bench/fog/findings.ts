@@ -11,8 +11,8 @@ export interface Finding {
   because: string;
 }
 
-/** Medians that differ by less than this are equal. */
-const EQUAL = 1.05;
+/** Medians that differ by less than this are said to. */
+const NEAR = 1.05;
 /** Downtimes of the same link with little and much dirtying are "flat" when they differ by no more. */
 const FLAT = 1.25;
 /** A downtime has "collapsed" when it is that many times the one with little dirtying. */
@@ -89,9 +89,10 @@ function extreme(
     const sorted = others.toSorted((a, b) => a.value - b.value);
     const rival = which === 'lowest' ? sorted[0] : sorted.at(-1);
     if (rival === undefined) return { holds: false, because: 'nothing to compare with' };
-    const holds = which === 'lowest' ? own <= rival.value * EQUAL : own * EQUAL >= rival.value;
+    const holds = which === 'lowest' ? own <= rival.value : own >= rival.value;
     const beside = `${rival.each} ${shown(figure, rival.value)}`;
-    return { holds, because: `${technique} ${shown(figure, own)}, ${which} of the others ${beside}` };
+    const near = Math.max(own, rival.value) <= Math.min(own, rival.value) * NEAR ? ', hardly a difference' : '';
+    return { holds, because: `${technique} ${shown(figure, own)}, ${which} of the others ${beside}${near}` };
   });
 }
 
@@ -141,7 +142,7 @@ function leastData(medians: Medians): Finding {
     const least = Math.max(of('cold'), of('post-copy'));
     const others = Math.min(of('pre-copy'), of('hybrid'));
     const text = TECHNIQUES.map((technique) => `${technique} ${shown('bytes', of(technique))}`).join(', ');
-    return { holds: least <= others * EQUAL, because: text };
+    return { holds: least <= others, because: text };
   });
 }
 

@@ -72,6 +72,8 @@ export const resourcesSchema = z.object({
   cpuShares: z.int().min(0).optional(),
   cpuQuota_us: z.int().min(-1).optional(),
   cpuPeriod_us: z.int().min(0).optional(),
+  /** Billionths of a processor; a quota in one number. */
+  cpus_nano: z.int().min(0).optional(),
   cpusetCpus: shortText.optional(),
   cpusetMems: shortText.optional(),
   oomScoreAdj: z.int().min(-1000).max(1000).optional(),
@@ -89,10 +91,12 @@ export const healthCheckSchema = z.object({
   onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
+export const engineSchema = z.enum(['runc', 'podman', 'docker']);
+
 export const specificationSchema = z.object({
   version: z.literal(1),
   /** The engine it was described by; a destination with the same one recreates it without translation. */
-  engine: z.enum(['runc', 'podman']),
+  engine: engineSchema,
   name: z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$/),
   image: imageSchema,
   entrypoint: z.array(text).max(256).optional(),
@@ -102,6 +106,7 @@ export const specificationSchema = z.object({
   user: shortText,
   groups: z.array(shortText).max(256),
   hostname: shortText,
+  domainName: shortText.optional(),
   labels: z.record(text, z.string().max(65_536)),
   annotations: z.record(text, z.string().max(65_536)),
   mounts: z.array(mountSchema).max(512),

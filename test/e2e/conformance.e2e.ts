@@ -28,10 +28,11 @@ let alpha: Host;
 let beta: Host;
 
 before(async () => {
-  await lab.up();
+  await lab.up({ engines: ['docker'] });
   alpha = lab.host('alpha');
   beta = lab.host('beta');
-  for (const host of [alpha, beta]) await host.importImage('memhog');
+  for (const host of [alpha, beta])
+    for (const engine of ['podman', 'docker'] as const) await host.importImage('memhog', engine);
 });
 
 after(async () => {
@@ -134,6 +135,56 @@ class PodmanSide extends Side {
   }
 }
 
+class DockerSide extends Side {
+  async startService(name: string): Promise<void> {
+    const options = ['--volume', `${name}-data:/data`, '--label', 'purpose=conformance', '--env', 'A=b c'];
+    await this.host.exec('docker', [
+      'run',
+      '--detach',
+      '--name',
+      name,
+      ...options,
+      '--restart',
+      'always',
+      'memhog',
+      ...PROGRAM,
+    ]);
+    await this.runs(name);
+  }
+
+  async makeForeign(name: string): Promise<void> {
+    await this.host.exec('docker', ['create', '--name', name, '--label', 'owner=somebody', 'memhog', 'true']);
+  }
+
+  async foreignIsUntouched(name: string): Promise<boolean> {
+    const format = '{{.State.Status}} {{index .Config.Labels "owner"}}';
+    const { stdout } = await this.host.exec('docker', ['container', 'inspect', '--format', format, name]);
+    return stdout.trim() === 'created somebody';
+  }
+
+  async removeForeign(name: string): Promise<void> {
+    await this.removeBehindDriver(name);
+  }
+
+  async removeBehindDriver(name: string): Promise<void> {
+    await lines(this.host, 'docker rm --force --volumes "$1" >/dev/null 2>&1 || true', name);
+  }
+
+  async remains(name: string): Promise<string[]> {
+    return await lines(
+      this.host,
+      `docker ps --all --format '{{.Names}}' | grep -x -e "$1" -e 'ums-.*'; docker volume ls --quiet | grep -F "$1"
+      find /run/ums-conformance/restore /run/ums-runtime -mindepth 1 -maxdepth 1 2>/dev/null
+      find /var/lib/ums-conformance/created -type f 2>/dev/null
+      ids=$(docker ps --all --quiet --no-trunc)
+      for id in $(ls /run/docker/runtime-runc/moby /sys/fs/cgroup/docker 2>/dev/null | grep -oE '[0-9a-f]{64}'); do
+        case $ids in *$id*) ;; *) echo "left of $id" ;; esac
+      done; true`,
+      name,
+    );
+  }
+}
+
 class RuncSide extends Side {
   async startService(name: string): Promise<void> {
     const bundle = `/srv/${name}`;
@@ -216,7 +267,7 @@ function worldOf(source: Side, destination: Side): ConformanceWorld {
         await side.removeBehindDriver(name);
         await lines(
           side.host,
-          'podman volume rm --force "$1-data" 2>/dev/null; rm -rf /var/lib/ums-conformance /run/ums-conformance; true',
+          'for engine in podman docker; do $engine volume rm --force "$1-data" 2>/dev/null; done; rm -rf /var/lib/ums-conformance /run/ums-conformance; true',
           name,
         );
       }
@@ -297,11 +348,13 @@ async function moveImage(source: Side, destination: Side, name: string): Promise
   for (const side of [source, destination]) await rm(side.host.path(IMAGE_FILE), { force: true });
 }
 
-for (const engine of ['podman', 'runc'] as const) {
+const SIDES = { podman: PodmanSide, docker: DockerSide, runc: RuncSide } satisfies Record<EngineName, unknown>;
+
+for (const engine of ['podman', 'docker', 'runc'] as const) {
   void describe(`driver ${engine}`, { timeout: TEST_LIMIT_MS * 3 }, () => {
     for (const each of CONFORMANCE_CASES) {
       void it(each.name, { timeout: TEST_LIMIT_MS }, async () => {
-        const side = engine === 'podman' ? PodmanSide : RuncSide;
+        const side = SIDES[engine];
         await each.run(worldOf(new side(alpha, engine), new side(beta, engine)));
       });
     }

@@ -1,10 +1,12 @@
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
-import type { Command } from 'commander';
+import { join } from 'node:path';
+import { type Command, Option } from 'commander';
 import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { systemNameSchema } from '#src/coordination/schema.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { type Cli, type Runner, usage } from '../command.ts';
+import { dockerSteps } from '../install/docker.ts';
 import { installSteps, type Step, uninstallSteps } from '../install/steps.ts';
 import { type AgentSettings, LAYOUT } from '../install/unit.ts';
 import { CHECKOUT } from './misc.ts';
@@ -16,18 +18,24 @@ interface InstallFlags {
   peerPort: number;
   dryRun: boolean;
   uninstall: boolean;
+  engine?: 'docker';
 }
 
 const HELP = `
 Examples:
   sudo ./ums install --name alpha --peer-address 192.0.2.1
   sudo ./ums install --name alpha --peer-address 192.0.2.1 --dry-run
+  sudo ums install --engine docker
   sudo ums install --uninstall
 
 It writes /opt/ums, /usr/local/bin/ums, /etc/systemd/system/ums-agent.service and
 /etc/ums/agent.env, and starts the agent. The journal and the keys in /var/lib/ums
 are kept by --uninstall. Repeating it updates an installation; its settings stay
 unless they are given again.
+
+Docker starts a container out of a checkpoint only through a runtime that its own
+settings name. --engine docker names it in /etc/docker/daemon.json and has dockerd
+read that; containers that run go on. Only a destination needs it.
 `;
 
 export function addInstall(program: Command, runner: Runner): void {
@@ -38,10 +46,12 @@ export function addInstall(program: Command, runner: Runner): void {
     .option('--peer-address <address>', 'at which other systems reach this one')
     .option('--peer-port <port>', 'at which other systems reach this one', port, 7440)
     .option('--dry-run', 'print what would be done', false)
+    .addOption(new Option('--engine <name>', 'only make this engine ready to receive services').choices(['docker']))
     .option('--uninstall', 'remove what was installed', false)
     .addHelpText('after', HELP);
   runner.action(install, async (cli, flags: InstallFlags) => {
     const systemd = existsSync('/run/systemd/system');
+    if (flags.engine !== undefined) return await prepareEngine(cli, flags, systemd);
     const steps = flags.uninstall
       ? uninstallSteps(LAYOUT, systemd)
       : installSteps(CHECKOUT, LAYOUT, settingsOf(flags), systemd);
@@ -55,6 +65,20 @@ export function addInstall(program: Command, runner: Runner): void {
     );
     return 0;
   });
+}
+
+async function prepareEngine(cli: Cli, { uninstall, dryRun: dry }: InstallFlags, systemd: boolean): Promise<number> {
+  const installed = join(LAYOUT.prefix, 'app');
+  const steps = dockerSteps(existsSync(installed) ? installed : CHECKOUT, uninstall);
+  if (dry) return dryRun(cli, steps, systemd);
+  requireRoot();
+  await carryOut(cli, steps);
+  cli.show({ done: uninstall ? 'uninstalled' : 'installed', steps: steps.map((step) => step.what) }, () =>
+    uninstall
+      ? 'Docker does not know the runtime of ums any more. Containers that were made with it do not start again.'
+      : 'Docker can receive services.',
+  );
+  return 0;
 }
 
 /** An address is asked for the first time only: without one the settings that are there stay as they are. */

@@ -1,11 +1,12 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { run } from '#src/telemetry/exec.ts';
 import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { CHECKOUT } from '../commands/misc.ts';
+import { dockerSteps } from './docker.ts';
 import { installSteps, runtimePackages, type Step, uninstallSteps } from './steps.ts';
 import { LAYOUT, unitFile } from './unit.ts';
 
@@ -31,6 +32,26 @@ it('installs a command line that runs, again over itself, and removes it', { tim
     expect(existsSync(join(layout.prefix, 'app.new'))).toBe(false);
     await carryOut(uninstallSteps(layout, false));
     for (const path of Object.values(layout)) expect(existsSync(path)).toBe(false);
+  } finally {
+    await rm(root, { recursive: true, force: true });
+  }
+});
+
+it('names the runtime in the settings of Docker, keeps what else they say, and takes it out again', async () => {
+  const root = await mkdtemp(join(tmpdir(), 'ums-docker-'));
+  const places = { settings: join(root, 'daemon.json'), pid: join(root, 'docker.pid') };
+  try {
+    const others = { 'log-level': 'warn', runtimes: { other: { path: '/usr/bin/other' } } };
+    await writeFile(places.settings, JSON.stringify(others));
+    await carryOut(dockerSteps('/opt/ums/app', false, places));
+    const path = '/opt/ums/app/src/drivers/oci/engine-runtime.sh';
+    const wanted = { ...others, runtimes: { ...others.runtimes, ums: { path } } };
+    expect(JSON.parse(await readFile(places.settings, 'utf8'))).toEqual(wanted);
+    expect(dockerSteps('/opt/ums/app', false, places)).toEqual([]);
+    await carryOut(dockerSteps('/opt/ums/app', true, places));
+    expect(JSON.parse(await readFile(places.settings, 'utf8'))).toEqual(others);
+    await writeFile(places.settings, 'runtimes: ums');
+    expect(() => dockerSteps('/opt/ums/app', false, places)).toThrow(/not JSON/);
   } finally {
     await rm(root, { recursive: true, force: true });
   }

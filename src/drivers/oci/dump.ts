@@ -10,6 +10,7 @@ import type { AfterCheckpoint, CheckpointRequest } from '../contract.ts';
 import { poll } from './cgroup.ts';
 import { runDetached } from './child.ts';
 import { commandLines } from './command-lines.ts';
+import type { RuntimeContainer } from './container.ts';
 import {
   completeImages,
   type HiddenMemory,
@@ -62,11 +63,11 @@ const over = new Map<string, AfterCheckpoint>();
 
 /** Brings a dump of a running container so far that only CRIU itself remains to be started. */
 export async function prepareDump(
-  root: string,
-  id: string,
+  container: RuntimeContainer,
   request: CheckpointRequest,
   pids: readonly number[],
 ): Promise<void> {
+  const { id } = container;
   const known = waiting.get(id);
   if (known !== undefined && sameRequest(known.request, request)) {
     await see(known, pids);
@@ -74,7 +75,7 @@ export async function prepareDump(
   }
   giveUpDump(id);
   if (waiting.size >= WAITING_MAX) return;
-  const dump = await startDump(root, id, request);
+  const dump = await startDump(container, request);
   await see(dump, pids);
   waiting.set(id, dump);
   const forget = () => {
@@ -114,16 +115,16 @@ function sameRequest(left: CheckpointRequest, right: CheckpointRequest): boolean
 
 /** Dumps a frozen container with its runtime; CRIU leaves it frozen, and it runs no instruction in between. */
 export async function dumpFrozen(
-  root: string,
-  id: string,
+  container: RuntimeContainer,
   request: CheckpointRequest,
   pids: readonly number[],
 ): Promise<void> {
+  const { id } = container;
   const known = waiting.get(id);
   const prepared = known !== undefined && sameRequest(known.request, request) ? known : undefined;
   if (prepared === undefined) giveUpDump(id);
   waiting.delete(id);
-  const dump = prepared ?? (await startDump(root, id, request));
+  const dump = prepared ?? (await startDump(container, request));
   let hidden: HiddenMemory[] = [];
   try {
     await dump.ready;
@@ -154,14 +155,14 @@ function hidNothingMore(error: unknown): never {
   throw error;
 }
 
-async function startDump(root: string, id: string, request: CheckpointRequest): Promise<GatedDump> {
+async function startDump(container: RuntimeContainer, request: CheckpointRequest): Promise<GatedDump> {
   const runc = await requireProgram('runc');
   const version = await criuVersion();
   const settings = await writeSettings(request, version);
   const ready = Promise.withResolvers<void>();
   const complete = Promise.withResolvers<void>();
   let socket: Duplex | undefined;
-  const ended = runDetached(runc, argumentsOf(root, id, request), {
+  const ended = runDetached(runc, argumentsOf(container, request), {
     env: {
       CRIU_CONFIG_FILE: join(settings, 'criu.conf'),
       PATH: `${binOf(settings)}:${process.env['PATH'] ?? ''}`,
@@ -212,10 +213,10 @@ async function startDump(root: string, id: string, request: CheckpointRequest): 
   };
 }
 
-function argumentsOf(root: string, id: string, request: CheckpointRequest): string[] {
+function argumentsOf(container: RuntimeContainer, request: CheckpointRequest): string[] {
   return [
     '--root',
-    root,
+    container.root,
     'checkpoint',
     '--leave-running',
     '--image-path',
@@ -223,11 +224,12 @@ function argumentsOf(root: string, id: string, request: CheckpointRequest): stri
     '--work-path',
     request.workDir,
     '--file-locks',
+    ...(container.hookedNetwork === true ? ['--empty-ns', 'network'] : []),
     ...(request.lazy === true ? ['--lazy-pages'] : []),
     ...(request.pageServer === undefined
       ? []
       : ['--page-server', `${request.pageServer.address}:${request.pageServer.port}`]),
-    id,
+    container.id,
   ];
 }
 

@@ -2,12 +2,12 @@ import { Transform, type TransformCallback } from 'node:stream';
 
 const BLOCK = 512;
 const BLOB = /^(?:\.\/)?blobs\/sha256\/([0-9a-f]{64})$/;
-/** Podman writes no other extended header than a few short records. */
+/** Engines write no other extended header than a few short records. */
 const EXTENDED_LIMIT_BYTES = 1024 * 1024;
 
 /**
- * Leaves layers out of an OCI archive: Podman's own load takes those from its storage when it has them, by their digest,
- * and does not look for them in the archive. What comes in is what our own Podman writes.
+ * Leaves layers out of an image's archive: the engine that loads it takes those from its storage when it has them, and
+ * does not look for them in the archive. What comes in is what the engine here writes.
  */
 export class LayerFilter extends Transform {
   /** Layers that were left out. */

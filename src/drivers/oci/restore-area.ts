@@ -21,6 +21,10 @@ export interface RestoreSettings {
   workDir: string;
   /** The container has a network namespace that CRIU makes anew, whose loopback must be brought up. */
   ownNetwork: boolean;
+  /** As in RuntimeContainer. */
+  hookedNetwork?: boolean;
+  /** The engine creates and starts in one step: the processes stay frozen until the agent lets them go. */
+  staysFrozen?: boolean;
   /** Memory comes from a lazy-pages daemon that listens in workDir. */
   lazy: boolean;
   /** Path of the real CRIU. */
@@ -82,6 +86,8 @@ export class RestoreArea {
     await put('criu.conf', `action-script ${join(directory, 'hook')}\ntcp-close\nverbosity=3\n`);
     if (settings.ownNetwork) await put('own-network', '');
     if (settings.lazy) await put('lazy', '');
+    if (settings.hookedNetwork === true) await put('hooked-network', '');
+    if (settings.staysFrozen === true) await put('stays-frozen', '');
     if (settings.wait_s !== undefined) await put('wait', String(settings.wait_s));
     await writeStandIns(directory, settings.criu);
     await symlink(HOOK, join(directory, 'hook'));

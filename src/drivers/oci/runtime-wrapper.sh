@@ -6,9 +6,11 @@
 #   images   CRIU's images                    work    directory for CRIU's logs
 #   criu.conf                                 settings for CRIU, to which the container's cgroup is added here
 #   lazy     there when memory comes later    bin     what stands in for criu and tar
+#   hooked-network   there when a hook of the engine furnishes the network namespace
+#   stays-frozen     there when the engine creates and starts in one step
 #
-# `create` becomes `restore`, after which every process exists, frozen; `start` becomes `resume`. Everything else,
-# and everything about another container, goes to the real runtime unchanged.
+# `create` becomes `restore`, after which every process exists, frozen; `start` becomes `resume`, or nothing. Everything
+# else, and everything about another container, goes to the real runtime unchanged.
 set -eu
 dir=${0%/*}
 runc=$(cat "$dir/runc")
@@ -65,15 +67,16 @@ case $command in
         # to the path they had at the source.
         echo "cgroup-root :$(cgroup_path "$bundle/config.json")" >>"$dir/criu.conf"
         export CRIU_CONFIG_FILE="$dir/criu.conf" PATH="$dir/bin:$PATH"
-        lazy=''
+        lazy='' hooked=''
         [ ! -e "$dir/lazy" ] || lazy=yes
+        [ ! -e "$dir/hooked-network" ] || hooked=yes
         count=$# position=0
         while [ "$position" -lt "$count" ]; do
             position=$((position + 1)) word=$1
             shift
             if [ "$position" -eq "$before" ]; then
                 set -- "$@" restore --detach --image-path "$(cat "$dir/images")" --work-path "$(cat "$dir/work")" \
-                    --file-locks ${lazy:+--lazy-pages}
+                    --file-locks ${lazy:+--lazy-pages} ${hooked:+--empty-ns network}
             else
                 set -- "$@" "$word"
             fi
@@ -81,6 +84,7 @@ case $command in
         exec "$runc" "$@"
         ;;
     start)
+        [ ! -e "$dir/stays-frozen" ] || exit 0
         freezer=$(cat "$dir/freezer")
         # Thawed already: an earlier start got this far before it was cut short.
         case $(cat "$freezer") in 0 | THAWED) exit 0 ;; esac

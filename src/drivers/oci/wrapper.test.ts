@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { RestoreArea } from './restore-area.ts';
+import { RestoreArea, type RestoreSettings } from './restore-area.ts';
 
 /** The wrapper with a runtime that only writes down how it was called. */
 const ID = 'a'.repeat(64);
@@ -18,16 +18,21 @@ beforeEach(async () => {
   const runc = join(directory, 'runc');
   writeFileSync(runc, `#!/bin/sh\nprintf '%s\\n' "$@" "config=\${CRIU_CONFIG_FILE:-}" >'${calls}'\n`);
   chmodSync(runc, 0o755);
-  await area.prepare({
+  await area.prepare(settings());
+});
+
+function settings(): RestoreSettings {
+  return {
     id: ID,
-    runc,
+    runc: join(directory, 'runc'),
     imagesDir: '/images',
     workDir: '/work',
     ownNetwork: false,
     lazy: false,
     criu: '/usr/sbin/criu',
-  });
-});
+  };
+}
+
 afterEach(() => rmSync(directory, { recursive: true }));
 
 function call(...args: string[]): string[] {
@@ -74,6 +79,21 @@ describe('the runtime wrapper', () => {
     expect(call('start', ID)).toEqual(['resume', ID, 'config=']);
     writeFileSync(freezer, '0\n');
     rmSync(calls);
+    execFileSync(area.wrapper(ID), ['start', ID]);
+    expect(() => readFileSync(calls)).toThrow(/ENOENT/);
+  });
+  it('leaves a network namespace to the hook that furnishes it', async () => {
+    await area.prepare({ ...settings(), hookedNetwork: true });
+    const words = call('create', '--bundle', bundle(undefined), ID);
+    expect(words.slice(words.indexOf('--file-locks'), -3)).toEqual([
+      '--file-locks',
+      '--empty-ns',
+      'network',
+      '--bundle',
+    ]);
+  });
+  it('keeps a container frozen that its engine creates and starts in one step', async () => {
+    await area.prepare({ ...settings(), staysFrozen: true });
     execFileSync(area.wrapper(ID), ['start', ID]);
     expect(() => readFileSync(calls)).toThrow(/ENOENT/);
   });

@@ -5,6 +5,7 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import type { CreatedService, Tree } from '../contract.ts';
 import { isMissing, poll } from '../oci/cgroup.ts';
 import { entriesOf, exists, undoCopies } from '../oci/files.ts';
+import { ServiceErrors } from '../oci/service-errors.ts';
 import type { CreateRecords } from '../oci/records.ts';
 import type { Specification } from '../specification.ts';
 import { change, engineError, inspectContainer, inspectVolume, volumeUsers } from './cli.ts';
@@ -17,6 +18,7 @@ import type { Inspect } from './schema.ts';
 /** The runtime is part of the container for good: only runc can restore it. */
 const CREATE = ['--runtime', 'runc', 'create'] as const;
 const CREATE_LIMIT_MS = 120_000;
+const errors = new ServiceErrors('Podman', 'podman');
 
 /** Creates the container, its volumes and the directories it binds; after a crash the same call finishes the work. */
 export async function createContainer(
@@ -36,10 +38,10 @@ export async function createContainer(
     await undoRecord(records, key, record);
     // Another container took the name after the check: what was made for this one goes, the other stays.
     const taken = error instanceof UmsError && /name .* is already in use/.test(error.detail ?? error.message);
-    throw taken ? nameTaken(specification.name) : engineError(error, `create ${specification.name}`);
+    throw taken ? errors.nameTaken(specification.name) : engineError(error, `create ${specification.name}`);
   }
   const created = await findContainer(records, specification, key);
-  if (created === undefined) throw nameTaken(specification.name);
+  if (created === undefined) throw errors.nameTaken(specification.name);
   return created;
 }
 
@@ -108,17 +110,8 @@ export async function undoRecord(
   await records.remove(key);
 }
 
-function nameTaken(name: string): UmsError {
-  return new UmsError('UMS_E_NAME_TAKEN', {
-    message: `A container named ${name} exists already`,
-    fault: 'destination',
-    state: 'It was left as it is.',
-    mend: `Rename or remove it (podman rename ${name} OTHER) and try again.`,
-  });
-}
-
 async function plan(specification: Specification): Promise<CreateRecord> {
-  if ((await inspectContainer(specification.name)) !== undefined) throw nameTaken(specification.name);
+  if ((await inspectContainer(specification.name)) !== undefined) throw errors.nameTaken(specification.name);
   const madeVolumes: string[] = [];
   const madeDirectories: string[] = [];
   const copiedDirectories: string[] = [];

@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { Specification } from '../specification.ts';
 import { ask, change, inspectImage } from './cli.ts';
-import { LayerFilter } from './layer-filter.ts';
+import { LayerFilter } from '../oci/layer-filter.ts';
 
 /** Characters of a command's complaint that are kept. */
 const STDERR_LIMIT = 16_384;

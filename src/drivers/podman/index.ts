@@ -15,25 +15,28 @@ import type {
 } from '../contract.ts';
 import { type Freezer, freezerOf, isFrozen, processesOf, setFrozen, waitUntilUntraced } from '../oci/cgroup.ts';
 import { dumpFrozen, afterDump, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
+import { EngineRestore } from '../oci/engine-restore.ts';
+import { saveLog } from '../oci/log-file.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { descriptorsOf, findProgram, initPid, RUNC_ROOT, runcVersion } from '../oci/runtime.ts';
+import { freezerSeen, stateSeen } from '../oci/seen.ts';
+import { ServiceErrors } from '../oci/service-errors.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
 import { change, engineError, inspectContainer, listContainers, podmanVersion } from './cli.ts';
 import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm } from './create.ts';
 import { specificationOf } from './describe.ts';
-import { ambiguous, gone, notRunning, unknown } from './errors.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
 import { endFrozen } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { type CreateRecord, createRecordSchema } from './records.ts';
 import { PodmanNotes } from './notes.ts';
-import { PodmanRestore, saveLog } from './restore.ts';
+import { logOfContainer, startOf } from './restore.ts';
 import type { Inspect } from './schema.ts';
-import { freezerSeen, stateOf, stateSeen } from './seen.ts';
+import { stateOf } from './seen.ts';
 import { configOf, namedVolumes, sourceTrees, volumesOf } from './surroundings.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
@@ -42,10 +45,12 @@ const KNOWN_MAX = 64;
 const FREEZE_LIMIT_MS = 10_000;
 const THAW_LIMIT_MS = 5000;
 
+const errors = new ServiceErrors('Podman', 'podman');
+
 export class PodmanDriver implements Driver {
   readonly engine = 'podman';
   readonly #area: RestoreArea;
-  readonly #restores: PodmanRestore;
+  readonly #restores: EngineRestore;
   readonly #throttle: Throttle;
   readonly #notes: PodmanNotes;
   readonly #records: CreateRecords<CreateRecord>;
@@ -58,7 +63,7 @@ export class PodmanDriver implements Driver {
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
-    this.#restores = new PodmanRestore(this.#area);
+    this.#restores = new EngineRestore(this.#area);
     this.#throttle = new Throttle(options.runDir);
     this.#notes = new PodmanNotes(options.runDir);
     this.#records = new CreateRecords(options.stateDir, 'podman', createRecordSchema);
@@ -102,14 +107,9 @@ export class PodmanDriver implements Driver {
   }
 
   async describe(reference: string): Promise<ServiceDescription> {
-    const matches = (await this.list()).filter(
-      (service) => reference !== '' && (service.name === reference || service.id.startsWith(reference)),
-    );
-    const exact = matches.find((service) => service.name === reference || service.id === reference);
-    if (exact === undefined && matches.length > 1) throw ambiguous(reference, matches);
-    const summary = exact ?? matches[0];
-    const inspect = summary === undefined ? undefined : await inspectContainer(summary.id);
-    if (summary === undefined || inspect === undefined) throw unknown(reference);
+    const summary = errors.find(reference, await this.list());
+    const inspect = await inspectContainer(summary.id);
+    if (inspect === undefined) throw errors.unknown(reference);
     const volumes = await volumesOf(inspect);
     refuseUnmovable(inspect);
     const image = await describeImage(inspect.Image, inspect.ImageName);
@@ -124,7 +124,7 @@ export class PodmanDriver implements Driver {
 
   async state(handle: string): Promise<ServiceState> {
     const { id } = readHandle(handle);
-    const seen = await stateSeen(this.#area, id);
+    const seen = await stateSeen(this.#area, { root: RUNC_ROOT, id });
     if (seen !== undefined) return seen;
     // Podman would answer only when the restore that waits for its images has ended.
     if (await this.#restores.waits(id)) return 'created';
@@ -135,7 +135,7 @@ export class PodmanDriver implements Driver {
 
   async processes(handle: string): Promise<number[]> {
     const { id } = readHandle(handle);
-    const seen = await freezerSeen(id);
+    const seen = await freezerSeen({ root: RUNC_ROOT, id });
     if (seen !== undefined) return await processesOf(seen);
     const inspect = await inspectContainer(id);
     const freezer = inspect === undefined ? undefined : await this.#freezer(inspect);
@@ -202,9 +202,9 @@ export class PodmanDriver implements Driver {
     const { id, name } = readHandle(handle);
     const state = await this.state(handle);
     if (state === 'frozen') return this.#notes.later(id, () => this.#tellFrozen(id));
-    if (state === 'absent') throw gone(name);
-    if (state !== 'running') throw notRunning(name, state);
-    const freezer = await freezerSeen(id);
+    if (state === 'absent') throw errors.gone(name);
+    if (state !== 'running') throw errors.notRunning(name, state);
+    const freezer = await freezerSeen({ root: RUNC_ROOT, id });
     if (freezer === undefined || !(await setFrozen(freezer, true, FREEZE_LIMIT_MS))) {
       throw new UmsError('UMS_E_ENGINE', { message: `${name} could not be frozen`, fault: 'source' });
     }
@@ -215,13 +215,13 @@ export class PodmanDriver implements Driver {
     await waitForDumps(id, UNTRACED_LIMIT_MS);
     await this.#throttle.set(id, [], undefined);
     await this.#notes.written(id);
-    const freezer = await freezerSeen(id);
+    const freezer = await freezerSeen({ root: RUNC_ROOT, id });
     if (freezer !== undefined && (await isFrozen(freezer)) && !(await this.#area.exists(id))) {
       await waitUntilUntraced(await processesOf(freezer), UNTRACED_LIMIT_MS);
       await setFrozen(freezer, false, THAW_LIMIT_MS);
     }
     const { inspect, state } = await this.#require(handle);
-    if (state !== 'running') throw notRunning(inspect.Name, state);
+    if (state !== 'running') throw errors.notRunning(inspect.Name, state);
     if (inspect.State.Status !== 'paused') return;
     try {
       await this.#notes.write(id, 'unpause');
@@ -233,10 +233,10 @@ export class PodmanDriver implements Driver {
   async prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void> {
     const { id, name } = readHandle(handle);
     const state = await this.state(handle);
-    if (state !== 'running' && state !== 'frozen') throw notRunning(name, state);
+    if (state !== 'running' && state !== 'frozen') throw errors.notRunning(name, state);
     const inspect = await inspectContainer(id);
     if (inspect !== undefined) this.#remember(inspect);
-    await prepareDump(RUNC_ROOT, id, request, await this.processes(handle));
+    await prepareDump({ root: RUNC_ROOT, id }, request, await this.processes(handle));
   }
 
   descriptors(handle: string): Promise<string | undefined> {
@@ -246,16 +246,17 @@ export class PodmanDriver implements Driver {
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
     const { id, name } = readHandle(handle);
     const state = await this.state(handle);
-    if (state === 'absent') throw gone(name);
-    if (state !== 'frozen') throw notRunning(name, state);
+    if (state === 'absent') throw errors.gone(name);
+    if (state !== 'frozen') throw errors.notRunning(name, state);
     await this.#throttle.set(id, [], undefined);
     const pids = await this.processes(handle);
     // Both wait for others, and the service stands still meanwhile.
     const [dumped, saved] = await Promise.allSettled([
-      dumpFrozen(RUNC_ROOT, id, request, pids),
-      this.#inspectKnown(id).then((inspect) =>
-        inspect === undefined ? undefined : saveLog(inspect, request.imagesDir),
-      ),
+      dumpFrozen({ root: RUNC_ROOT, id }, request, pids),
+      this.#inspectKnown(id).then((inspect) => {
+        const log = inspect === undefined ? undefined : logOfContainer(inspect);
+        return log === undefined ? undefined : saveLog(log, request.imagesDir);
+      }),
     ]);
     if (dumped.status === 'rejected') throw dumped.reason;
     if (saved.status === 'rejected') throw saved.reason;
@@ -282,9 +283,9 @@ export class PodmanDriver implements Driver {
     if (await this.#restores.isPrepared(id, request)) return;
     await this.#restores.giveUp(id);
     const { inspect, state } = await this.#require(handle);
-    if (state !== 'created') throw notRunning(inspect.Name, state);
+    if (state !== 'created') throw errors.notRunning(inspect.Name, state);
     this.#remember(inspect);
-    await this.#restores.prepare(inspect, request, shared);
+    await this.#restores.prepare(startOf(this.#area, inspect, shared), request);
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
@@ -292,23 +293,23 @@ export class PodmanDriver implements Driver {
     const known = this.#known.get(id);
     this.#known.delete(id);
     if (known !== undefined && (await initPid(RUNC_ROOT, id)) === undefined) {
-      return await this.#restores.run(known, request, shared);
+      return await this.#restores.run(startOf(this.#area, known, shared), request);
     }
     if (known === undefined && (await this.#restores.waits(id))) await this.#restores.giveUp(id);
     const { inspect, state } = await this.#require(handle);
     if (state === 'restored') return;
-    if (state !== 'created') throw notRunning(inspect.Name, state);
-    await this.#restores.run(inspect, request, shared);
+    if (state !== 'created') throw errors.notRunning(inspect.Name, state);
+    await this.#restores.run(startOf(this.#area, inspect, shared), request);
   }
 
   async resume(handle: string): Promise<void> {
     const { id, name } = readHandle(handle);
-    if ((await stateSeen(this.#area, id)) !== 'restored') {
+    if ((await stateSeen(this.#area, { root: RUNC_ROOT, id })) !== 'restored') {
       const { inspect, state } = await this.#require(handle);
       if (state === 'running' && inspect.State.Status === 'running') return;
-      if (state !== 'restored' && state !== 'running') throw notRunning(name, state);
+      if (state !== 'restored' && state !== 'running') throw errors.notRunning(name, state);
     }
-    const freezer = await freezerSeen(id);
+    const freezer = await freezerSeen({ root: RUNC_ROOT, id });
     if (freezer === undefined || !(await setFrozen(freezer, false, THAW_LIMIT_MS))) {
       throw new UmsError('UMS_E_RESTORE', {
         message: `${name} was let go but does not run`,
@@ -364,7 +365,7 @@ export class PodmanDriver implements Driver {
   async discard(handle: string): Promise<void> {
     const { inspect, state } = await this.#require(handle);
     if (state === 'stopped') return;
-    if (state !== 'frozen') throw notRunning(inspect.Name, state);
+    if (state !== 'frozen') throw errors.notRunning(inspect.Name, state);
     giveUpDump(inspect.Id);
     await this.#notes.written(inspect.Id);
     const pids = await this.processes(handle);
@@ -411,7 +412,7 @@ export class PodmanDriver implements Driver {
   async #require(handle: string): Promise<{ inspect: Inspect; state: ServiceState }> {
     const known = readHandle(handle);
     const inspect = await inspectContainer(known.id);
-    if (inspect === undefined) throw gone(known.name);
+    if (inspect === undefined) throw errors.gone(known.name);
     return { inspect, state: await stateOf(this.#area, inspect.Id, inspect.State.Status, inspect.State.Pid) };
   }
 }

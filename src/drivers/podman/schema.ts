@@ -1,17 +1,7 @@
 import { z } from 'zod';
+import { nullableList, nullableRecord } from '../oci/answers.ts';
 
 /** What ums reads of `podman inspect`, `podman ps` and `podman volume inspect`; everything else is left alone. */
-const nullableList = <T extends z.ZodType>(item: T) =>
-  z
-    .array(item)
-    .nullish()
-    .transform((list) => list ?? []);
-const nullableRecord = <T extends z.ZodType>(value: T) =>
-  z
-    .record(z.string(), value)
-    .nullish()
-    .transform((record) => record ?? {});
-
 const mountSchema = z.object({
   Type: z.string(),
   Name: z.string().optional(),

@@ -224,7 +224,7 @@ export class RuncDriver implements Driver {
     const { id } = readHandle(handle);
     const state = await this.state(handle);
     if (state !== 'running' && state !== 'frozen') throw notRunning(id, state);
-    await prepareDump(RUNC_ROOT, id, request, await this.processes(handle));
+    await prepareDump({ root: RUNC_ROOT, id }, request, await this.processes(handle));
   }
 
   descriptors(handle: string): Promise<string | undefined> {
@@ -236,7 +236,7 @@ export class RuncDriver implements Driver {
     const state = await this.state(handle);
     if (state !== 'frozen') throw notRunning(id, state);
     await this.#throttle.set(id, [], undefined);
-    await dumpFrozen(RUNC_ROOT, id, request, await this.processes(handle));
+    await dumpFrozen({ root: RUNC_ROOT, id }, request, await this.processes(handle));
   }
 
   afterCheckpoint(handle: string): AfterCheckpoint {

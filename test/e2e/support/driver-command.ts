@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { z } from 'zod';
 import { createDrivers } from '#src/drivers/registry.ts';
-import { specificationSchema } from '#src/drivers/specification.ts';
+import { engineSchema, specificationSchema } from '#src/drivers/specification.ts';
 import { toUmsError } from '#src/telemetry/errors.ts';
 
 /**
@@ -11,7 +11,7 @@ import { toUmsError } from '#src/telemetry/errors.ts';
  * `preparedRestore` are both calls in one process; the second says `{"prepared": true}` and waits for a line of input.
  */
 const [engineName, method, argumentText] = z
-  .tuple([z.enum(['podman', 'runc']), z.string(), z.string().default('[]')])
+  .tuple([engineSchema, z.string(), z.string().default('[]')])
   .parse(process.argv.slice(2));
 const driver = createDrivers({ stateDir: '/var/lib/ums-conformance', runDir: '/run/ums-conformance' }).get(engineName);
 if (driver === undefined) throw new Error(`no driver ${engineName}`);

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import type { ConformanceDriver } from '#src/drivers/conformance.ts';
 import type { EngineName } from '#src/drivers/contract.ts';
-import { type Specification, specificationSchema } from '#src/drivers/specification.ts';
+import { engineSchema, type Specification, specificationSchema } from '#src/drivers/specification.ts';
 import { errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
 
 /** A driver that works inside a host of the lab: every call is a program run there, as after a restart of the agent. */
@@ -19,7 +19,7 @@ const answerSchema = z.union([
 ]);
 const stateSchema = z.enum(['absent', 'created', 'running', 'frozen', 'restored', 'stopped']);
 const summarySchema = z.object({
-  engine: z.enum(['podman', 'runc']),
+  engine: engineSchema,
   id: z.string(),
   name: z.string(),
   state: stateSchema,

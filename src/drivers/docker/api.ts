@@ -1,0 +1,261 @@
+import { existsSync } from 'node:fs';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { Agent, request } from 'undici';
+import { z } from 'zod';
+import {
+  type Image,
+  imageSchema,
+  infoSchema,
+  type Inspect,
+  inspectSchema,
+  listedSchema,
+  type Volume,
+  volumeSchema,
+} from './schema.ts';
+
+/** Docker's HTTP interface on its socket, typed. Docker is asked every time; nothing is remembered here. */
+const SOCKET = '/var/run/docker.sock';
+/** Docker 24; daemons speak older versions than their own. */
+const VERSION = '/v1.43';
+const QUERY_LIMIT_MS = 30_000;
+/** Milliseconds for what changes something: stopping waits for the service, creating a volume for its driver. */
+const CHANGE_LIMIT_MS = 120_000;
+/** Loading and saving an image are as long as its bytes take; so long nothing may arrive. */
+const IDLE_LIMIT_MS = 120_000;
+const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
+
+const dispatcher = new Agent({ connect: { socketPath: SOCKET }, connections: 16, pipelining: 1 });
+const errorSchema = z.object({ message: z.string() });
+const loadedSchema = z.object({ error: z.string().optional(), stream: z.string().optional() });
+
+interface Call {
+  method?: 'GET' | 'POST' | 'DELETE';
+  body?: unknown;
+  limit_ms?: number;
+  /** Answers of this status are no failures; the result is undefined then. */
+  absent?: readonly number[];
+}
+
+/** Docker answered with an error; `status` is HTTP's. */
+export class DockerRefusal extends UmsError {
+  readonly status: number;
+
+  constructor(status: number, path: string, message: string) {
+    super('UMS_E_ENGINE', { message: `Docker refused: ${message}`, fault: 'ums', detail: `${path}: ${status}` });
+    this.status = status;
+  }
+}
+
+export function isInstalled(): boolean {
+  return existsSync(SOCKET);
+}
+
+async function call<T>(path: string, schema: z.ZodType<T>, options: Call = {}): Promise<T | undefined> {
+  const { method = 'GET', body, limit_ms = QUERY_LIMIT_MS, absent = [] } = options;
+  const answer = await reach(path, method, () =>
+    request(`http://docker${VERSION}${path}`, {
+      dispatcher,
+      method,
+      headersTimeout: limit_ms,
+      bodyTimeout: limit_ms,
+      ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+    }),
+  );
+  const text = await readAll(answer.body, path);
+  if (absent.includes(answer.statusCode)) return undefined;
+  if (answer.statusCode >= 400) throw refusal(answer.statusCode, path, text);
+  return parse(schema, text === '' ? 'null' : text, path);
+}
+
+async function reach<T>(path: string, method: string, ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `Docker does not answer at ${SOCKET}: ${error instanceof Error ? error.message : String(error)}`,
+      fault: 'ums',
+      mend: 'See whether dockerd runs: docker info',
+      detail: `${method} ${path}`,
+      cause: error,
+    });
+  }
+}
+
+async function readAll(body: Readable, path: string): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of body) {
+    if (!Buffer.isBuffer(chunk)) continue;
+    chunks.push(chunk);
+    bytes += chunk.length;
+    if (bytes > ANSWER_LIMIT_BYTES) {
+      throw new UmsError('UMS_E_ENGINE', { message: `Docker's answer to ${path} is too long`, fault: 'ums' });
+    }
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+function refusal(status: number, path: string, text: string): DockerRefusal {
+  return new DockerRefusal(status, path, messageOf(text));
+}
+
+/** Docker's own sentence, or the beginning of whatever came instead. */
+function messageOf(text: string): string {
+  try {
+    return errorSchema.parse(JSON.parse(text)).message;
+  } catch {
+    return text.slice(0, 500).trim() || 'no reason given';
+  }
+}
+
+function parse<T>(schema: z.ZodType<T>, text: string, path: string): T {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `Docker's answer to ${path} is not what this version of ums knows`,
+      fault: 'ums',
+      mend: 'Docker 24 and later are supported; please report this with the output of `docker version`.',
+      detail: error instanceof Error ? error.message : String(error),
+      cause: error,
+    });
+  }
+}
+
+const nothing = z.unknown();
+
+export async function info(): Promise<z.infer<typeof infoSchema>> {
+  return required(await call('/info', infoSchema));
+}
+
+export async function listContainers(): Promise<z.infer<typeof listedSchema>> {
+  return required(await call('/containers/json?all=1', listedSchema));
+}
+
+/** The container of exactly this id or name. */
+export async function inspectContainer(reference: string): Promise<Inspect | undefined> {
+  const found = await call(`/containers/${encodeURIComponent(reference)}/json`, inspectSchema, { absent: [404] });
+  // Docker takes an id's beginning too; only the whole of either will do here.
+  return found !== undefined && (found.Id === reference || found.Name === `/${reference}`) ? found : undefined;
+}
+
+export async function createContainer(name: string, body: unknown): Promise<string> {
+  const path = `/containers/create?name=${encodeURIComponent(name)}`;
+  const made = await call(path, z.object({ Id: z.string() }), { method: 'POST', body, limit_ms: CHANGE_LIMIT_MS });
+  return required(made).Id;
+}
+
+export async function renameContainer(id: string, name: string): Promise<void> {
+  await change(`/containers/${id}/rename?name=${encodeURIComponent(name)}`, 'POST');
+}
+
+/** Its anonymous volumes go with it. Absent already is success. */
+export async function removeContainer(id: string): Promise<void> {
+  await change(`/containers/${id}?force=1&v=1`, 'DELETE', { absent: [404] });
+}
+
+export async function forbidRestart(id: string): Promise<void> {
+  await change(`/containers/${id}/update`, 'POST', { body: { RestartPolicy: { Name: 'no' } } });
+}
+
+/** A 304 says that it is so already. */
+export async function startContainer(id: string): Promise<void> {
+  await change(`/containers/${id}/start`, 'POST', { absent: [304] });
+}
+
+export async function stopContainer(id: string, limit_ms: number): Promise<void> {
+  await change(`/containers/${id}/stop`, 'POST', { absent: [304], limit_ms });
+}
+
+async function change(path: string, method: 'POST' | 'DELETE', options: Call = {}): Promise<void> {
+  await call(path, nothing, { limit_ms: CHANGE_LIMIT_MS, ...options, method });
+}
+
+export async function inspectVolume(name: string): Promise<Volume | undefined> {
+  return await call(`/volumes/${encodeURIComponent(name)}`, volumeSchema, { absent: [404] });
+}
+
+export async function createVolume(name: string, labels: Record<string, string>): Promise<void> {
+  await change('/volumes/create', 'POST', { body: { Name: name, Labels: labels } });
+}
+
+/** False when a container uses it. */
+export async function removeVolume(name: string): Promise<boolean> {
+  const gone = await call(
+    `/volumes/${encodeURIComponent(name)}`,
+    z.unknown().transform(() => true),
+    {
+      method: 'DELETE',
+      limit_ms: CHANGE_LIMIT_MS,
+      absent: [409],
+    },
+  ).catch((error: unknown) => {
+    if (error instanceof DockerRefusal && error.status === 404) return true;
+    throw error;
+  });
+  return gone === true;
+}
+
+export async function networkExists(name: string): Promise<boolean> {
+  return (await call(`/networks/${encodeURIComponent(name)}`, nothing, { absent: [404] })) !== undefined;
+}
+
+export async function inspectImage(reference: string): Promise<Image | undefined> {
+  return await call(`/images/${encodeURIComponent(reference)}/json`, imageSchema, { absent: [404] });
+}
+
+export async function listImages(): Promise<string[]> {
+  return required(await call('/images/json?all=1', z.array(z.object({ Id: z.string() })))).map(({ Id }) => Id);
+}
+
+export async function tagImage(id: string, name: string): Promise<void> {
+  const colon = name.lastIndexOf(':');
+  const [repository, tag] =
+    colon > name.lastIndexOf('/') ? [name.slice(0, colon), name.slice(colon + 1)] : [name, 'latest'];
+  const words = `repo=${encodeURIComponent(repository)}&tag=${encodeURIComponent(tag)}`;
+  await change(`/images/${encodeURIComponent(id)}/tag?${words}`, 'POST');
+}
+
+/** The image as an archive, uncompressed. */
+export async function saveImage(id: string, sink: NodeJS.WritableStream, signal: AbortSignal): Promise<void> {
+  const path = `/images/${encodeURIComponent(id)}/get`;
+  const answer = await reach(path, 'GET', () =>
+    request(`http://docker${VERSION}${path}`, {
+      dispatcher,
+      signal,
+      headersTimeout: IDLE_LIMIT_MS,
+      bodyTimeout: IDLE_LIMIT_MS,
+    }),
+  );
+  if (answer.statusCode >= 400) throw refusal(answer.statusCode, path, await readAll(answer.body, path));
+  await pipeline(answer.body, sink, { signal });
+}
+
+export async function loadImage(source: NodeJS.ReadableStream, signal: AbortSignal): Promise<void> {
+  const path = '/images/load?quiet=1';
+  const answer = await reach(path, 'POST', () =>
+    request(`http://docker${VERSION}${path}`, {
+      dispatcher,
+      signal,
+      method: 'POST',
+      body: source instanceof Readable ? source : new Readable().wrap(source),
+      headers: { 'content-type': 'application/x-tar' },
+      headersTimeout: 0,
+      bodyTimeout: IDLE_LIMIT_MS,
+    }),
+  );
+  const text = await readAll(answer.body, path);
+  if (answer.statusCode >= 400) throw refusal(answer.statusCode, path, text);
+  // What fails while the archive is read is told in a line of the answer, whose status was sent before.
+  for (const line of text.split('\n').filter((each) => each.trim() !== '')) {
+    const { error } = parse(loadedSchema, line, path);
+    if (error !== undefined) throw new DockerRefusal(answer.statusCode, path, error);
+  }
+}
+
+function required<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error('an answer without a content');
+  return value;
+}

@@ -1,0 +1,180 @@
+import type { Image, Mount, Port, Specification } from '../specification.ts';
+import type { Inspect, InspectMount, Volume } from './schema.ts';
+
+/** With this label Docker marks volumes that it has named itself. */
+const ANONYMOUS = 'com.docker.volume.anonymous';
+/** What Docker says where a person said nothing. */
+const DEFAULT_SHM_BYTES = 64 * 1024 * 1024;
+
+/** `docker inspect` of a container → what it is, in no engine's words. */
+export function specificationOf(inspect: Inspect, image: Image, volumes: ReadonlyMap<string, Volume>): Specification {
+  const { Config: config, HostConfig: host } = inspect;
+  const health = config.Healthcheck;
+  return {
+    version: 1,
+    engine: 'docker',
+    name: nameOf(inspect),
+    image,
+    ...(config.Entrypoint.length === 0 ? {} : { entrypoint: config.Entrypoint }),
+    command: config.Cmd,
+    env: config.Env,
+    workingDir: config.WorkingDir === '' ? '/' : config.WorkingDir,
+    user: config.User,
+    groups: host.GroupAdd,
+    hostname: config.Hostname,
+    ...(config.Domainname === '' ? {} : { domainName: config.Domainname }),
+    labels: config.Labels,
+    annotations: host.Annotations,
+    mounts: [...inspect.Mounts.flatMap((mount) => mountOf(mount, volumes)), ...tmpfsOf(host.Tmpfs)],
+    ports: portsOf(host.PortBindings),
+    exposedPorts: Object.keys(config.ExposedPorts).filter((port) => !(port in host.PortBindings)),
+    network: networkOf(inspect),
+    restartPolicy: restartPolicyOf(host.RestartPolicy),
+    resources: resourcesOf(host),
+    ulimits: host.Ulimits.map(({ Name, Soft, Hard }) => ({ name: Name, soft: Soft, hard: Hard })),
+    capabilities: { add: host.CapAdd, drop: host.CapDrop },
+    privileged: host.Privileged,
+    readOnlyRootfs: host.ReadonlyRootfs,
+    // Docker adds this one by itself, for the label to be none.
+    securityOptions: host.SecurityOpt.filter((option) => !(host.Privileged && option === 'label=disable')),
+    devices: host.Devices.map((device) => ({
+      source: device.PathOnHost,
+      destination: device.PathInContainer,
+      permissions: device.CgroupPermissions,
+    })),
+    ...(config.StopSignal === null || config.StopSignal === undefined ? {} : { stopSignal: config.StopSignal }),
+    ...(config.StopTimeout === null || config.StopTimeout === undefined ? {} : { stopTimeout_s: config.StopTimeout }),
+    init: host.Init,
+    tty: config.Tty,
+    openStdin: config.OpenStdin,
+    ...(health === null || health === undefined || health.Test.length === 0
+      ? {}
+      : {
+          healthCheck: {
+            test: health.Test,
+            interval_ms: Math.round(health.Interval / 1e6),
+            timeout_ms: Math.round(health.Timeout / 1e6),
+            retries: health.Retries,
+            startPeriod_ms: Math.round(health.StartPeriod / 1e6),
+            onFailure: 'none' as const,
+          },
+        }),
+    shmSize_bytes: host.ShmSize === 0 ? DEFAULT_SHM_BYTES : host.ShmSize,
+    sysctls: host.Sysctls,
+    logDriver: host.LogConfig.Type,
+    logOptions: host.LogConfig.Config,
+    autoRemove: host.AutoRemove,
+    namespaces: {
+      pid: host.PidMode,
+      ipc: host.IpcMode,
+      uts: host.UTSMode,
+      user: host.UsernsMode,
+      cgroup: host.CgroupnsMode,
+    },
+  };
+}
+
+export function nameOf(inspect: Inspect): string {
+  return inspect.Name.slice(1);
+}
+
+function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mount[] {
+  // As `-v` takes them: Docker says the access in a field of its own.
+  const options = mount.Mode.split(',').filter((word) => word !== '' && word !== 'ro' && word !== 'rw');
+  const common = { destination: mount.Destination, readOnly: !mount.RW, options };
+  if (mount.Type === 'bind') return [{ kind: 'bind', source: mount.Source, ...common, transfer: 'undecided' }];
+  if (mount.Type !== 'volume' || mount.Name === undefined) return [];
+  const volume = volumes.get(mount.Name);
+  const { [ANONYMOUS]: anonymous, ...labels } = volume?.Labels ?? {};
+  return [
+    {
+      kind: 'volume',
+      name: mount.Name,
+      ...common,
+      // How SELinux labels it and whether it is filled from the image is for the engine to say anew.
+      options: options.filter((word) => word !== 'z' && word !== 'Z'),
+      anonymous: anonymous !== undefined,
+      labels,
+      plain: volume === undefined || (volume.Driver === 'local' && Object.keys(volume.Options).length === 0),
+      shared: false,
+    },
+  ];
+}
+
+function tmpfsOf(tmpfs: Record<string, string>): Mount[] {
+  return Object.entries(tmpfs).map(([destination, options]) => ({
+    kind: 'tmpfs',
+    destination,
+    options: options.split(',').filter((option) => option !== ''),
+  }));
+}
+
+function portsOf(bindings: Inspect['HostConfig']['PortBindings']): Port[] {
+  return Object.entries(bindings).flatMap(([name, list]) => {
+    const [port, protocol] = name.split('/');
+    if (protocol !== 'tcp' && protocol !== 'udp' && protocol !== 'sctp') return [];
+    return list
+      .filter((binding) => Number(binding.HostPort) > 0)
+      .map((binding) => ({
+        hostIp: binding.HostIp === '0.0.0.0' ? '' : binding.HostIp,
+        hostPort: Number(binding.HostPort),
+        containerPort: Number(port),
+        protocol,
+      }));
+  });
+}
+
+function networkOf(inspect: Inspect): Specification['network'] {
+  const host = inspect.HostConfig;
+  const mode = host.NetworkMode === 'host' ? 'host' : host.NetworkMode === 'none' ? 'none' : 'bridge';
+  const networks = mode === 'bridge' ? Object.keys(inspect.NetworkSettings.Networks) : [];
+  // Docker adds the id's beginning; only what a person gave is kept.
+  const own = new Set([inspect.Id.slice(0, 12), inspect.Config.Hostname]);
+  const aliases: Record<string, string[]> = {};
+  for (const name of networks) {
+    const given = (inspect.NetworkSettings.Networks[name]?.Aliases ?? []).filter((alias) => !own.has(alias));
+    if (given.length > 0) aliases[name] = given;
+  }
+  return {
+    mode,
+    networks,
+    aliases,
+    dns: host.Dns,
+    dnsSearch: host.DnsSearch,
+    dnsOptions: host.DnsOptions,
+    extraHosts: host.ExtraHosts,
+    managesHosts: true,
+  };
+}
+
+function restartPolicyOf(policy: { Name: string; MaximumRetryCount: number }): Specification['restartPolicy'] {
+  const retries = policy.MaximumRetryCount;
+  switch (policy.Name) {
+    case 'always':
+    case 'on-failure':
+    case 'unless-stopped':
+      return { name: policy.Name, retries };
+    default:
+      return { name: 'no', retries: 0 };
+  }
+}
+
+function resourcesOf(host: Inspect['HostConfig']): Specification['resources'] {
+  return {
+    ...(host.Memory > 0 ? { memory_bytes: host.Memory } : {}),
+    ...(host.MemorySwap === 0 ? {} : { memorySwap_bytes: host.MemorySwap }),
+    ...(host.MemoryReservation > 0 ? { memoryReservation_bytes: host.MemoryReservation } : {}),
+    ...(host.MemorySwappiness === null || host.MemorySwappiness === undefined || host.MemorySwappiness < 0
+      ? {}
+      : { memorySwappiness: host.MemorySwappiness }),
+    ...(host.CpuShares > 0 ? { cpuShares: host.CpuShares } : {}),
+    ...(host.CpuQuota === 0 ? {} : { cpuQuota_us: host.CpuQuota }),
+    ...(host.CpuPeriod > 0 ? { cpuPeriod_us: host.CpuPeriod } : {}),
+    ...(host.NanoCpus > 0 ? { cpus_nano: host.NanoCpus } : {}),
+    ...(host.CpusetCpus === '' ? {} : { cpusetCpus: host.CpusetCpus }),
+    ...(host.CpusetMems === '' ? {} : { cpusetMems: host.CpusetMems }),
+    ...(host.OomScoreAdj === 0 ? {} : { oomScoreAdj: host.OomScoreAdj }),
+    ...(host.CgroupParent === '' ? {} : { cgroupParent: host.CgroupParent }),
+    ...(host.PidsLimit === null || host.PidsLimit === undefined ? {} : { pidsLimit: host.PidsLimit }),
+  };
+}

@@ -1,0 +1,34 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import { z } from 'zod';
+
+/** What the driver must know of a container between calls and restarts; everything else is asked of Docker. */
+const handleSchema = z.object({
+  v: z.literal(1),
+  engine: z.literal('docker'),
+  id: z.string().regex(/^[0-9a-f]{64}$/),
+  name: z.string(),
+  /** The runtime's `--root`. */
+  root: z.string().startsWith('/'),
+  /** Its network namespace is furnished by Docker's hook. */
+  hookedNetwork: z.boolean(),
+  /** The migration whose `create` made it; absent for a service that a person made. */
+  key: z.string().optional(),
+});
+export type DockerHandle = z.infer<typeof handleSchema>;
+
+export function writeHandle(handle: DockerHandle): string {
+  return JSON.stringify(handle);
+}
+
+export function readHandle(text: string): DockerHandle {
+  try {
+    return handleSchema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new UmsError('UMS_E_INTERNAL', {
+      message: 'The journal holds a Docker handle that this version cannot read',
+      fault: 'ums',
+      detail: text.slice(0, 1000),
+      cause: error,
+    });
+  }
+}

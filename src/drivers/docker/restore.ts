@@ -1,0 +1,63 @@
+import { mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { runDetached } from '../oci/child.ts';
+import { isMissing } from '../oci/cgroup.ts';
+import type { EngineStart } from '../oci/engine-restore.ts';
+import { exists } from '../oci/files.ts';
+import type { LogFile } from '../oci/log-file.ts';
+import type { RestoreArea } from '../oci/restore-area.ts';
+import { upperTree } from './create.ts';
+import type { DockerHandle } from './handle.ts';
+import type { Inspect } from './schema.ts';
+
+/** Where engine-runtime.sh looks for the containers that it is to restore: links to their restore areas, by id. */
+const RUNTIME_LINKS = '/run/ums-runtime';
+
+/**
+ * `docker start` creates the processes and starts them in one step, so they stay frozen after it; the commit lets them go.
+ * It is run by its command, in a session of its own: over the socket it would end with the agent that asked.
+ */
+export function startOf(area: RestoreArea, inspect: Inspect, handle: DockerHandle, dockerRoot: string): EngineStart {
+  const { id } = handle;
+  return {
+    container: handle,
+    settings: { ownNetwork: inspect.HostConfig.NetworkMode === 'none', staysFrozen: true },
+    launch: async (limit_ms) => {
+      await link(area, id);
+      await runDetached('docker', ['start', id], { timeout_ms: limit_ms, onTimeout: 'terminate' });
+    },
+    merged: join(dirname(upperTree(inspect).path), 'merged'),
+    log: logOfContainer(inspect, dockerRoot),
+    kept: [],
+  };
+}
+
+/** The log, if it is a file that can move. Docker says where it is only once it has written to it. */
+export function logOfContainer(inspect: Inspect, dockerRoot: string): LogFile | undefined {
+  if (inspect.HostConfig.LogConfig.Type !== 'json-file') return undefined;
+  const path = join(dockerRoot, 'containers', inspect.Id, `${inspect.Id}-json.log`);
+  return { path, image: 'docker-log.img' };
+}
+
+async function link(area: RestoreArea, id: string): Promise<void> {
+  await unlink(id);
+  await mkdir(RUNTIME_LINKS, { recursive: true, mode: 0o755 });
+  await symlink(area.directory(id), join(RUNTIME_LINKS, id));
+}
+
+/** From now on the container's runtime is nothing but runc. */
+export async function unlink(id: string): Promise<void> {
+  await rm(join(RUNTIME_LINKS, id), { force: true });
+}
+
+/** Links whose restore is over, left by an agent that was killed. */
+export async function sweepLinks(): Promise<void> {
+  let ids: string[];
+  try {
+    ids = await readdir(RUNTIME_LINKS);
+  } catch (error) {
+    if (isMissing(error)) return;
+    throw error;
+  }
+  for (const id of ids) if (!(await exists(join(RUNTIME_LINKS, id, 'id')))) await unlink(id);
+}

@@ -1,0 +1,31 @@
+import { dirname, join } from 'node:path';
+import { inspectVolume } from './api.ts';
+import type { Inspect, Volume } from './schema.ts';
+
+/** Where dockerd keeps what does not survive a boot, unless it was told otherwise. */
+const EXEC_ROOT = '/var/run/docker';
+
+/**
+ * Docker's shim runs every runtime that is given by a path with this `--root`, whatever the runtime is called. The name of
+ * a network namespace's file tells where dockerd was told to keep such things.
+ */
+export function runtimeRoot(inspect: Inspect): string {
+  const { SandboxKey: key } = inspect.NetworkSettings;
+  const execRoot = key.includes('/netns/') ? dirname(dirname(key)) : EXEC_ROOT;
+  return join(execRoot, 'runtime-runc', 'moby');
+}
+
+/** Every network namespace but the host's is furnished by Docker's hook, when the runtime has made it. */
+export function hasHookedNetwork(inspect: Inspect): boolean {
+  return inspect.HostConfig.NetworkMode !== 'host';
+}
+
+export async function volumesOf(inspect: Inspect): Promise<Map<string, Volume>> {
+  const volumes = new Map<string, Volume>();
+  for (const { Type: type, Name: name } of inspect.Mounts) {
+    if (type !== 'volume' || name === undefined) continue;
+    const volume = await inspectVolume(name);
+    if (volume !== undefined) volumes.set(name, volume);
+  }
+  return volumes;
+}

@@ -1,0 +1,72 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import type { ServiceState, ServiceSummary } from '../contract.ts';
+
+/** Matches that are named in a message. */
+const NAMED_MAX = 5;
+
+/** What is wrong with a service, in the words of an engine whose commands a person knows. */
+export class ServiceErrors {
+  readonly #engine: string;
+  readonly #command: string;
+
+  constructor(engine: string, command: string) {
+    this.#engine = engine;
+    this.#command = command;
+  }
+
+  ambiguous(reference: string, matches: readonly ServiceSummary[]): UmsError {
+    return new UmsError('UMS_E_SERVICE_AMBIGUOUS', {
+      message: `${reference} fits ${matches.length} ${this.#engine} containers`,
+      fault: 'user',
+      mend: `Use more of the id or the name: ${matches
+        .slice(0, NAMED_MAX)
+        .map((match) => match.name)
+        .join(', ')}`,
+    });
+  }
+
+  unknown(reference: string): UmsError {
+    return new UmsError('UMS_E_SERVICE_UNKNOWN', {
+      message: `${this.#engine} has no container ${reference}`,
+      fault: 'user',
+      mend: 'See `ums ls` for what runs here.',
+    });
+  }
+
+  gone(name: string): UmsError {
+    return new UmsError('UMS_E_SERVICE_GONE', {
+      message: `${name} is no longer there`,
+      fault: 'service',
+      mend: `Somebody removed it; \`${this.#command} ps --all\` shows what is there.`,
+    });
+  }
+
+  notRunning(name: string, state: ServiceState): UmsError {
+    return new UmsError(state === 'stopped' ? 'UMS_E_SERVICE_GONE' : 'UMS_E_SERVICE_NOT_RUNNING', {
+      message: `${name} is ${state}, so this cannot be done with it`,
+      fault: 'service',
+      mend: `Start it (${this.#command} start ${name}) and try again.`,
+    });
+  }
+
+  nameTaken(name: string): UmsError {
+    return new UmsError('UMS_E_NAME_TAKEN', {
+      message: `A container named ${name} exists already`,
+      fault: 'destination',
+      state: 'It was left as it is.',
+      mend: `Rename or remove it (${this.#command} rename ${name} OTHER) and try again.`,
+    });
+  }
+
+  /** The one service that a name, an id or an id's unambiguous beginning means. */
+  find(reference: string, services: readonly ServiceSummary[]): ServiceSummary {
+    const matches = services.filter(
+      (service) => reference !== '' && (service.name === reference || service.id.startsWith(reference)),
+    );
+    const exact = matches.find((service) => service.name === reference || service.id === reference);
+    if (exact === undefined && matches.length > 1) throw this.ambiguous(reference, matches);
+    const found = exact ?? matches[0];
+    if (found === undefined) throw this.unknown(reference);
+    return found;
+  }
+}
