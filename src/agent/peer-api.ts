@@ -79,6 +79,7 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
     ),
   );
   app.post('/peer/v1/migrations/:id/surrender', (request) => destination.surrender(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/begin-anew', (request) => destination.beginAnew(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/finish', (request) => destination.finish(peerName(request), id(request)));
 }
 

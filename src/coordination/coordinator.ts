@@ -6,7 +6,7 @@ import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
 import { newMigrationId, type Row } from './journal.ts';
 import { answerSchema } from './messages.ts';
-import { askedFor, chosenFor, makePlan } from './plan.ts';
+import { askedFor, chosenFor, makePlan, planOf, runsEarly } from './plan.ts';
 import { findFirst, findService, type Found, preflight } from './preflight.ts';
 import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
 import { SourceSaga } from './source/saga.ts';
@@ -176,12 +176,13 @@ export class Coordinator {
 
   /**
    * Before the commit an agent that was restarted goes back: the service is here and thawed. But if this whole host went
-   * down the memory of the service is gone here, and if all of it had arrived at the destination, that is where it lives on.
+   * down the memory of the service is gone here, and if all of it had arrived at the destination, that is where it lives on:
+   * never where the rest of it was to follow the commit.
    */
   async #whereFrom(row: Row): Promise<SourceState> {
     const rebooted = row.data['boot'] !== (await bootMark());
-    if (rebooted && (row.state === 'dumping' || row.state === 'restoring')) return 'restoring';
-    return 'aborting';
+    const mayLiveThere = (row.state === 'dumping' || row.state === 'restoring') && !runsEarly(planOf(row).technique);
+    return rebooted && mayLiveThere ? 'restoring' : 'aborting';
   }
 
   async #maintain(): Promise<void> {

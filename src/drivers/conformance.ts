@@ -25,6 +25,7 @@ export type ConformanceDriver = Pick<
   | 'remove'
   | 'discard'
   | 'settle'
+  | 'restartFresh'
   | 'stop'
   | 'start'
 >;
@@ -312,6 +313,23 @@ const discards = withService(
   },
 );
 
+const beginsAnew = withService(
+  'begins anew from its files when its memory is lost, frozen or not',
+  async ({ source }, { name }) => {
+    const { driver } = source;
+    const { handle, trees } = await driver.describe(name);
+    for (const frozen of [true, false]) {
+      const before = await driver.processes(handle);
+      if (frozen) await driver.freeze(handle);
+      await driver.restartFresh(handle);
+      assert.equal(await driver.state(handle), 'running');
+      const now = await driver.processes(handle);
+      assert.ok(now.length > 0 && !now.some((pid) => before.includes(pid)), 'the processes are others');
+      await goesOn(source, trees, 0);
+    }
+  },
+);
+
 const leavesForeign = withService("leaves another's container of the same name alone", async (world, service) => {
   const { source, destination } = world;
   const { specification } = await source.driver.describe(service.name);
@@ -447,6 +465,7 @@ export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   undoesRestored,
   refusesBrokenImages,
   discards,
+  beginsAnew,
   leavesForeign,
   survivesLoss,
 ];

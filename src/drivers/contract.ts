@@ -204,6 +204,11 @@ export interface Driver {
   settle(handle: string): Promise<void>;
   /** Starts a stopped service from its files (after its host went down and its memory is gone). */
   startFresh(handle: string): Promise<void>;
+  /**
+   * Ends what there is of a service whose memory can never be whole again, frozen or not, and starts it from its files. Its
+   * restart policy stays.
+   */
+  restartFresh(handle: string): Promise<void>;
   /** The user's own control messages, when no migration holds them. */
   stop(handle: string): Promise<void>;
   start(handle: string): Promise<void>;

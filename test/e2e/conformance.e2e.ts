@@ -348,6 +348,31 @@ async function moveImage(source: Side, destination: Side, name: string): Promise
   for (const side of [source, destination]) await rm(side.host.path(IMAGE_FILE), { force: true });
 }
 
+void describe('a Docker service that is away', { timeout: TEST_LIMIT_MS }, () => {
+  void it('is not begun anew, whoever asks Docker for it, until the agent says so', async () => {
+    const name = 'conf-docker-held';
+    const side = new DockerSide(alpha, 'docker');
+    try {
+      await side.startService(name);
+      const { handle } = await side.driver.describe(name);
+      await side.driver.freeze(handle);
+      for (const words of [['restart', '--time', '0'], ['start']]) {
+        await alpha.exec('docker', [...words, name], { okExitCodes: [1], timeout_ms: 60_000 });
+        assert.equal(await side.driver.state(handle), 'stopped');
+      }
+      await side.driver.start(handle);
+      assert.equal(await side.driver.state(handle), 'running');
+      await side.driver.freeze(handle);
+      await side.driver.thaw(handle);
+      await alpha.exec('docker', ['restart', '--time', '0', name]);
+      assert.equal(await side.driver.state(handle), 'running');
+    } finally {
+      await side.removeBehindDriver(name);
+      await alpha.exec('docker', ['volume', 'rm', '--force', `${name}-data`]);
+    }
+  });
+});
+
 const SIDES = { podman: PodmanSide, docker: DockerSide, runc: RuncSide } satisfies Record<EngineName, unknown>;
 
 for (const engine of ['podman', 'docker', 'runc'] as const) {

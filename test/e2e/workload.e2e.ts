@@ -5,12 +5,12 @@ import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
 import { containers, migrateToEnd, until } from './support/moves.ts';
 import {
+  engineLog,
+  engineView,
   greetingFrom,
-  inPodman,
+  inEngine,
   inRunc,
   moveByCommand,
-  podmanLog,
-  podmanView,
   remains,
   statusOf,
   verified,
@@ -52,7 +52,7 @@ void describe('kitchensink in a Podman container', { timeout: TEST_LIMIT_MS }, (
   const LABELS = { 'org.example.purpose': 'carried whole', owner: 'nobody=in particular' };
   const OPTIONS = `--name ${NAME} --volume ${VOLUME}:/data --publish ${PORT}:7777 --restart on-failure:3 --env COLOUR=blue`;
   const PROGRAM = [WORKLOAD, 'run', '--bind', '0.0.0.0', '--mib', MIB_PER_PROCESS];
-  const inside = inPodman(NAME);
+  const inside = inEngine('podman', NAME);
 
   async function removeAll(): Promise<void> {
     for (const host of [alpha, beta]) {
@@ -80,7 +80,7 @@ void describe('kitchensink in a Podman container', { timeout: TEST_LIMIT_MS }, (
 
   void it(`verifies itself after each of ${MOVES} moves, and Podman sees it rightly on both sides`, async (t) => {
     await start();
-    const kept = (await podmanView(alpha, NAME)).kept;
+    const kept = (await engineView(alpha, 'podman', NAME)).kept;
     assert.deepEqual(kept.restartPolicy, { Name: 'on-failure', MaximumRetryCount: 3 });
     const first = await statusOf(alpha, inside);
     let [from, to] = [alpha, beta];
@@ -92,10 +92,10 @@ void describe('kitchensink in a Podman container', { timeout: TEST_LIMIT_MS }, (
       wentOn(status, verdict.status);
       wentOn(first, verdict.status);
 
-      const view = await podmanView(to, NAME);
+      const view = await engineView(to, 'podman', NAME);
       assert.equal(view.state.Status, 'running');
       assert.deepEqual(view.kept, kept, `what Podman knows of it after move ${move}`);
-      const now = await podmanLog(to, NAME);
+      const now = await engineLog(to, 'podman', NAME);
       assert.deepEqual(now.slice(0, log.length), log, 'the log of before is the beginning of the log of now');
       assert.ok(now[0]?.includes(first.boot_id), `the log begins with the start: ${now[0]}`);
       assert.ok(!now.some((line) => line.includes('VIOLATION')));
@@ -112,7 +112,7 @@ void describe('kitchensink in a Podman container', { timeout: TEST_LIMIT_MS }, (
   /** `podman stop`, `start`, the restart policy and `rm` work on the moved container as on any other. */
   async function servesItsEngine(host: Host, other: Host, bootId: string): Promise<void> {
     await host.exec('podman', ['stop', '--time', '10', NAME]);
-    const stopped = await podmanView(host, NAME);
+    const stopped = await engineView(host, 'podman', NAME);
     assert.equal(stopped.state.Status, 'exited');
     assert.equal(stopped.state.ExitCode, 0, 'it ended at SIGTERM, by itself');
 

@@ -260,6 +260,17 @@ export class ArrivingMemory {
     await this.#pager?.stop();
   }
 
+  /**
+   * What is missing will never come. `end` ends the processes before the pager goes, without which they would take what is
+   * missing for zeroes.
+   */
+  async abandon(end: () => Promise<void>): Promise<void> {
+    await this.#letGo('the memory cannot arrive any more');
+    await this.#turn;
+    await end();
+    await this.#pager?.stop();
+  }
+
   /** The agent goes down: its connections end, the pager goes on. */
   leave(): Promise<void> {
     return this.#letGo('the agent stops');

@@ -503,6 +503,24 @@ export class Destination {
     });
   }
 
+  /**
+   * The source's host went down and took what had not arrived with it. There is no other copy, so the service begins anew
+   * here, from the files that it has written last.
+   */
+  beginAnew(peer: string, id: string): Promise<Answer> {
+    const started = performance.now();
+    return this.#exclusive(id, async () => {
+      const row = this.#row(peer, id);
+      this.#require(row, ['settling', 'done', 'aborting', 'aborted']);
+      if (this.#state(id) === 'settling' && planOf(row).path === 'pages' && row.data['filled'] !== true) {
+        await this.#memories.abandon(row, () => this.#driver(row).restartFresh(row.handle));
+        this.#context.journal.merge(id, { filled: true, paused: false, boot: await bootMark() });
+        this.#context.journal.update(id, { error: sourceLost(row, this.#context.systemName).toReport() });
+      }
+      return this.#answer(id, started);
+    });
+  }
+
   /** The source has deleted its copy. */
   finish(peer: string, id: string): Promise<Answer> {
     const started = performance.now();
@@ -598,6 +616,15 @@ function surrendered(row: Row): UmsError {
     message: `An operator chose the copy of ${row.service} that is frozen on ${row.source}.`,
     fault: 'user',
     mend: 'What happened since it was frozen there is lost.',
+  });
+}
+
+function sourceLost(row: Row, here: string): UmsError {
+  return new UmsError('UMS_E_HOST_LOST', {
+    message: `${row.source} went down before all memory of ${row.service} had arrived at ${here}.`,
+    fault: 'source',
+    state: `${row.service} was started again on ${here} from its files; what was only in memory is lost.`,
+    mend: 'Look at what it recovered by itself.',
   });
 }
 

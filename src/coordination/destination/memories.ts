@@ -30,6 +30,13 @@ export class Memories {
     await memory?.close();
   }
 
+  /** The same for memory that will never be whole: `end` ends the processes that wait for it. */
+  async abandon(row: Row, end: () => Promise<void>): Promise<void> {
+    const memory = await this.of(row);
+    this.#open.delete(row.id);
+    await (memory === undefined ? end() : memory.abandon(end));
+  }
+
   /** The agent goes down. */
   async leave(): Promise<void> {
     for (const memory of this.#open.values()) await (await memory).leave();

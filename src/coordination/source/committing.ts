@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { type Answer, answerSchema } from '../messages.ts';
+import { planOf, runsEarly } from '../plan.ts';
 import type { SourceStep } from './steps.ts';
 
 const ASK_AGAIN_MS_MIN = 250;
@@ -16,11 +18,14 @@ const ASK_AGAIN_MS_MAX = 5000;
  */
 export const committing: SourceStep = {
   async run(context, row, signal, memory) {
+    // Where memory follows the commit, a host that went down has lost it: a destination that does not run the service yet
+    // must never begin to.
+    const cannotFollow = runsEarly(planOf(row).technique) && row.data['boot'] !== (await bootMark());
     let pause_ms = ASK_AGAIN_MS_MIN;
     for (;;) {
       signal.throwIfAborted();
       const asked_ms = performance.now();
-      const giveUp = context.journal.get(row.id).cancel_requested;
+      const giveUp = cannotFollow || context.journal.get(row.id).cancel_requested;
       const answer = await ask(context, row, giveUp ? 'give-up' : 'commit', signal).catch((error: unknown) => {
         // Only the destination's own answer ends the window; whatever kept it from arriving does not.
         signal.throwIfAborted();

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { answerSchema, filledRequestSchema, type Filling, fillingSchema } from '../messages.ts';
@@ -14,6 +15,8 @@ const ANSWER_WITHIN_MS = 5000;
 const ASK_AGAIN_MS = 250;
 /** Longer than the destination keeps a question open. */
 const ANSWER_TIMEOUT_MS = 30_000;
+/** Ending a service and starting it again, by its engine. */
+const BEGIN_TIMEOUT_MS = 150_000;
 
 /**
  * The service runs at the destination, and memory follows: what was not sent before the commit from here, everything
@@ -53,12 +56,29 @@ async function look(context: SagaContext, row: Row, signal: AbortSignal, memory:
   if (memory.moving === undefined) {
     // This agent was restarted: the destination may have everything already, and then nothing here is needed.
     const now = await ask(context, row, signal, 0);
-    if (now.complete || now.lost !== null) return now;
+    if (now.complete) return now;
+    if (row.data['boot'] !== (await bootMark())) return await beginAnew(context, row, now);
+    if (now.lost !== null) return now;
     memory.moving = await MovingMemory.open(context, row, signal);
     await memory.moving.resume(join(context.stagingRoot, row.id, 'images'));
   }
   memory.moving.handedOver();
   return await ask(context, row, signal, ANSWER_WITHIN_MS);
+}
+
+/**
+ * This host went down, and with it went what had not arrived: nothing can complete the copy at the destination, and there
+ * is none here to go back to. The files there are the newest that there are.
+ */
+async function beginAnew(context: SagaContext, row: Row, now: Filling): Promise<Filling> {
+  const { error } = await context.peers.request(row.destination, {
+    method: 'POST',
+    path: `/peer/v1/migrations/${row.id}/begin-anew`,
+    schema: answerSchema,
+    timeout_ms: BEGIN_TIMEOUT_MS,
+  });
+  context.journal.update(row.id, { in_doubt: false, error });
+  return { ...now, complete: true, lost: null };
 }
 
 function ask(context: SagaContext, row: Row, signal: AbortSignal, wait_ms: number): Promise<Filling> {

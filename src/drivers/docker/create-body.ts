@@ -98,7 +98,8 @@ function hostBody(spec: Specification): Record<string, unknown> {
     ReadonlyRootfs: spec.readOnlyRootfs,
     SecurityOpt: spec.securityOptions,
     Sysctls: spec.sysctls,
-    Init: spec.init,
+    // Leaving it out is how a person does without.
+    Init: spec.init ? true : undefined,
     Devices: spec.devices.map(({ source, destination, permissions }) => ({
       PathOnHost: source,
       PathInContainer: destination,

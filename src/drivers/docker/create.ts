@@ -22,7 +22,7 @@ import { nameOf } from './describe.ts';
 import { writeHandle } from './handle.ts';
 import { imageReference } from './images.ts';
 import type { Inspect } from './schema.ts';
-import { hasHookedNetwork, runtimeRoot } from './surroundings.ts';
+import { handleOf, layerPath } from './surroundings.ts';
 
 /**
  * What one `create` makes. The container is made under a name that only this migration uses, its id is noted, and then it
@@ -104,15 +104,7 @@ export async function findContainer(
     await undoRecord(records, key, record);
     return undefined;
   }
-  const handle = writeHandle({
-    v: 1,
-    engine: 'docker',
-    id: inspect.Id,
-    name: record.name,
-    root: runtimeRoot(inspect),
-    hookedNetwork: hasHookedNetwork(inspect),
-    key,
-  });
+  const handle = writeHandle({ ...handleOf(inspect), key });
   return { handle, id: inspect.Id, trees: destinationTrees(inspect, specification) };
 }
 
@@ -207,13 +199,5 @@ function unique(trees: readonly Tree[]): Tree[] {
 }
 
 export function upperTree(inspect: Inspect): Tree {
-  const path = inspect.GraphDriver.Data['UpperDir'];
-  if (path === undefined) {
-    throw new UmsError('UMS_E_ENGINE', {
-      message: `Docker does not say where ${nameOf(inspect)} writes`,
-      fault: 'ums',
-      mend: 'Use the overlay2 storage driver.',
-    });
-  }
-  return { id: 'upper', path, kind: 'overlay-upper' };
+  return { id: 'upper', path: layerPath(inspect, 'UpperDir'), kind: 'overlay-upper' };
 }

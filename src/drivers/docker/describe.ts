@@ -25,7 +25,7 @@ export function specificationOf(inspect: Inspect, image: Image, volumes: Readonl
     ...(config.Domainname === '' ? {} : { domainName: config.Domainname }),
     labels: config.Labels,
     annotations: host.Annotations,
-    mounts: [...inspect.Mounts.flatMap((mount) => mountOf(mount, volumes)), ...tmpfsOf(host.Tmpfs)],
+    mounts: [...inspect.Mounts.flatMap((mount) => mountOf(mount, volumes)), ...tmpfsOf(host)],
     ports: portsOf(host.PortBindings),
     exposedPorts: Object.keys(config.ExposedPorts).filter((port) => !(port in host.PortBindings)),
     network: networkOf(inspect),
@@ -80,7 +80,8 @@ export function nameOf(inspect: Inspect): string {
 
 function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mount[] {
   // As `-v` takes them: Docker says the access in a field of its own.
-  const options = mount.Mode.split(',').filter((word) => word !== '' && word !== 'ro' && word !== 'rw');
+  const given = mount.Mode.split(',').filter((word) => word !== '' && word !== 'ro' && word !== 'rw');
+  const options = [...given, ...(['', 'rprivate', ...given].includes(mount.Propagation) ? [] : [mount.Propagation])];
   const common = { destination: mount.Destination, readOnly: !mount.RW, options };
   if (mount.Type === 'bind') return [{ kind: 'bind', source: mount.Source, ...common, transfer: 'undecided' }];
   if (mount.Type !== 'volume' || mount.Name === undefined) return [];
@@ -101,12 +102,20 @@ function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mou
   ];
 }
 
-function tmpfsOf(tmpfs: Record<string, string>): Mount[] {
-  return Object.entries(tmpfs).map(([destination, options]) => ({
-    kind: 'tmpfs',
+/** `--tmpfs`, and `--mount type=tmpfs`. */
+function tmpfsOf(host: Inspect['HostConfig']): Mount[] {
+  const short = Object.entries(host.Tmpfs).map(([destination, options]) => ({
+    kind: 'tmpfs' as const,
     destination,
     options: options.split(',').filter((option) => option !== ''),
   }));
+  const long = host.Mounts.flatMap(({ Type: type, Target: destination, TmpfsOptions: options }) => {
+    if (type !== 'tmpfs') return [];
+    const { SizeBytes: size = 0, Mode: mode = 0 } = options ?? {};
+    const words = [...(size > 0 ? [`size=${size}`] : []), ...(mode > 0 ? [`mode=${mode.toString(8)}`] : [])];
+    return [{ kind: 'tmpfs' as const, destination, options: words }];
+  });
+  return [...short, ...long];
 }
 
 function portsOf(bindings: Inspect['HostConfig']['PortBindings']): Port[] {

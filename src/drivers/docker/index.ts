@@ -49,10 +49,11 @@ import {
 import { nameOf, specificationOf } from './describe.ts';
 import { type DockerHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
+import { hold, release } from './hold.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { logOfContainer, startOf, sweepLinks, unlink } from './restore.ts';
 import type { Inspect } from './schema.ts';
-import { hasHookedNetwork, runtimeRoot, volumesOf } from './surroundings.ts';
+import { handleOf, runtimeRoot, volumesOf } from './surroundings.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
 const UNTRACED_LIMIT_MS = 60_000;
@@ -225,23 +226,28 @@ export class DockerDriver implements Driver {
     return findContainer(this.#records, specification, key);
   }
 
-  /** Docker is not told: it would let a paused service go on in order to stop it, and then there could be two. */
+  /**
+   * Docker is not told that it is frozen, or it would let it go on in order to stop it, and then there could be two. It is
+   * kept from starting it.
+   */
   async freeze(handle: string): Promise<void> {
     const container = readHandle(handle);
     const state = await this.state(handle);
-    if (state === 'frozen') return;
+    if (state === 'frozen') return await hold(container.work);
     if (state === 'absent') throw errors.gone(container.name);
     if (state !== 'running') throw errors.notRunning(container.name, state);
     const freezer = await freezerSeen(container);
     if (freezer === undefined || !(await setFrozen(freezer, true, FREEZE_LIMIT_MS))) {
       throw new UmsError('UMS_E_ENGINE', { message: `${container.name} could not be frozen`, fault: 'source' });
     }
+    await hold(container.work);
   }
 
   async thaw(handle: string): Promise<void> {
     const container = readHandle(handle);
     await waitForDumps(container.id, UNTRACED_LIMIT_MS);
     await this.#throttle.set(container.id, [], undefined);
+    await release(container.work);
     const freezer = await freezerSeen(container);
     if (freezer !== undefined && (await isFrozen(freezer)) && !(await this.#area.exists(container.id))) {
       await waitUntilUntraced(await processesOf(freezer), UNTRACED_LIMIT_MS);
@@ -372,11 +378,18 @@ export class DockerDriver implements Driver {
     if (freezer === undefined || !(await isFrozen(freezer))) return;
     // Its restart policy goes first, or Docker would bring the service back at once.
     if (!['', 'no'].includes(inspect.HostConfig.RestartPolicy.Name)) await forbidRestart(inspect.Id);
+    await this.#endProcesses(container, inspect);
+  }
+
+  /** Its restart policy may bring others at once. */
+  async #endProcesses(container: DockerHandle, inspect: Inspect): Promise<void> {
+    const freezer = await freezerSeen(container);
+    if (freezer === undefined) return;
     await killFrozen(freezer, await processesOf(freezer));
     const ended = await poll(
       async () => {
-        const status = (await inspectContainer(inspect.Id))?.State.Status;
-        return status === undefined || status === 'exited' || status === 'dead';
+        const { Status: status, Pid: pid } = (await inspectContainer(inspect.Id))?.State ?? {};
+        return status === undefined || status === 'exited' || status === 'dead' || pid !== inspect.State.Pid;
       },
       END_LIMIT_MS,
       20,
@@ -391,11 +404,12 @@ export class DockerDriver implements Driver {
 
   async discard(handle: string): Promise<void> {
     const container = readHandle(handle);
-    if ((await this.#require(handle, 'stopped', 'frozen')) === 'stopped') return;
+    if ((await this.#require(handle, 'stopped', 'frozen')) === 'stopped') return await release(container.work);
     giveUpDump(container.id);
     await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
     const inspect = await inspectContainer(container.id);
     if (inspect !== undefined) await this.#endFrozen(container, inspect);
+    await release(container.work);
   }
 
   async settle(handle: string): Promise<void> {
@@ -409,6 +423,19 @@ export class DockerDriver implements Driver {
     return this.start(handle);
   }
 
+  async restartFresh(handle: string): Promise<void> {
+    const container = readHandle(handle);
+    // Whoever starts it from now on, Docker by its restart policy too, starts it from its files.
+    await unlink(container.id);
+    await this.#area.remove(container.id);
+    const inspect = await inspectContainer(container.id);
+    if (inspect !== undefined) {
+      await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
+      await this.#endProcesses(container, inspect);
+    }
+    await this.start(handle);
+  }
+
   async stop(handle: string): Promise<void> {
     const { id } = readHandle(handle);
     const state = await this.state(handle);
@@ -418,7 +445,10 @@ export class DockerDriver implements Driver {
   }
 
   async start(handle: string): Promise<void> {
-    if ((await this.state(handle)) !== 'running') await startContainer(readHandle(handle).id);
+    const { id, work } = readHandle(handle);
+    if ((await this.state(handle)) === 'running') return;
+    await release(work);
+    await startContainer(id);
   }
 
   async #require(handle: string, ...wanted: ServiceState[]): Promise<ServiceState> {
@@ -427,17 +457,6 @@ export class DockerDriver implements Driver {
     if (wanted.includes(state)) return state;
     throw state === 'absent' ? errors.gone(name) : errors.notRunning(name, state);
   }
-}
-
-function handleOf(inspect: Inspect): DockerHandle {
-  return {
-    v: 1,
-    engine: 'docker',
-    id: inspect.Id,
-    name: nameOf(inspect),
-    root: runtimeRoot(inspect),
-    hookedNetwork: hasHookedNetwork(inspect),
-  };
 }
 
 export function createDockerDriver(options: DriverOptions): Driver {

@@ -70,6 +70,9 @@ function unmovable(inspect: Inspect): { why: string; mend: string } | undefined 
   if (host.IpcMode === 'shareable') {
     return { why: 'others may use its /dev/shm (--ipc shareable)', mend: 'Create it with `--ipc private`.' };
   }
+  if (host.Mounts.some((mount) => (mount.VolumeOptions?.Subpath ?? '') !== '')) {
+    return { why: 'it mounts a part of a volume (volume-subpath)', mend: 'Mount the whole of it.' };
+  }
   if (host.DeviceRequests.length > 0) {
     return {
       why: 'it was given devices by a driver of theirs (--gpus)',

@@ -107,6 +107,15 @@ export const inspectSchema = z.object({
     MemoryReservation: numberOr0,
     MemorySwap: numberOr0,
     MemorySwappiness: z.number().nullish(),
+    /** What `--mount` was given; of most of it `Mounts` of the container tells as well. */
+    Mounts: nullableList(
+      z.object({
+        Type: z.string(),
+        Target: z.string(),
+        TmpfsOptions: z.object({ SizeBytes: numberOr0, Mode: numberOr0 }).nullish(),
+        VolumeOptions: z.object({ Subpath: textOrEmpty }).nullish(),
+      }),
+    ),
     NanoCpus: numberOr0,
     NetworkMode: z.string(),
     OomKillDisable: flag,

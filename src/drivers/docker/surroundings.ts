@@ -1,5 +1,8 @@
 import { dirname, join } from 'node:path';
+import { UmsError } from '#src/telemetry/errors.ts';
 import { inspectVolume } from './api.ts';
+import { nameOf } from './describe.ts';
+import type { DockerHandle } from './handle.ts';
 import type { Inspect, Volume } from './schema.ts';
 
 /** Where dockerd keeps what does not survive a boot, unless it was told otherwise. */
@@ -16,8 +19,31 @@ export function runtimeRoot(inspect: Inspect): string {
 }
 
 /** Every network namespace but the host's is furnished by Docker's hook, when the runtime has made it. */
-export function hasHookedNetwork(inspect: Inspect): boolean {
+function hasHookedNetwork(inspect: Inspect): boolean {
   return inspect.HostConfig.NetworkMode !== 'host';
+}
+
+/** A directory of its writable layer. */
+export function layerPath(inspect: Inspect, name: 'UpperDir' | 'WorkDir'): string {
+  const path = inspect.GraphDriver.Data[name];
+  if (path !== undefined) return path;
+  throw new UmsError('UMS_E_ENGINE', {
+    message: `Docker does not say where ${nameOf(inspect)} writes`,
+    fault: 'ums',
+    mend: 'Use the overlay2 storage driver.',
+  });
+}
+
+export function handleOf(inspect: Inspect): DockerHandle {
+  return {
+    v: 1,
+    engine: 'docker',
+    id: inspect.Id,
+    name: nameOf(inspect),
+    root: runtimeRoot(inspect),
+    hookedNetwork: hasHookedNetwork(inspect),
+    work: layerPath(inspect, 'WorkDir'),
+  };
 }
 
 export async function volumesOf(inspect: Inspect): Promise<Map<string, Volume>> {

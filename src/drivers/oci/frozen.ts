@@ -28,10 +28,10 @@ export async function requireAllFrozen(pid: number, workDir: string): Promise<vo
 export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<boolean> {
   if (freezer.version === 2) {
     await writeFile(join(freezer.directory, 'cgroup.kill'), '1');
-    const ended = await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
-    // A group that stays frozen without processes looks paused to runc for ever.
-    if (ended) await thawEmpty(freezer);
-    return ended;
+    // Every process has the signal by now, with which it runs nothing of its own. A group that is still frozen when the
+    // first process has ended looks paused to the engine's runc, which then does not clean up.
+    await thawKilled(freezer);
+    return await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
   }
   // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
   for (const pid of pids) kill(pid);
@@ -48,7 +48,7 @@ async function isEmpty(freezer: Freezer): Promise<boolean> {
   }
 }
 
-async function thawEmpty(freezer: Freezer): Promise<void> {
+async function thawKilled(freezer: Freezer): Promise<void> {
   try {
     await writeFile(join(freezer.directory, 'cgroup.freeze'), '0', { flag: 'r+' });
   } catch (error) {

@@ -9,13 +9,18 @@ const END_LIMIT_MS = 30_000;
 /** Ends the frozen container. Its restart policy goes first, or Podman would bring the service back at once. */
 export async function endFrozen(inspect: Inspect, pids: readonly number[]): Promise<void> {
   if (inspect.HostConfig.RestartPolicy.Name !== 'no') await change(['update', '--restart', 'no', inspect.Id]);
+  await endProcesses(inspect, pids);
+}
+
+/** Ends the processes where they stand; its restart policy may bring others at once. */
+export async function endProcesses(inspect: Inspect, pids: readonly number[]): Promise<void> {
   const freezer = await freezerOf(inspect.State.Pid);
   if (freezer === undefined) return;
   await killFrozen(freezer, pids);
   const ended = await poll(
     async () => {
-      const status = (await inspectContainer(inspect.Id))?.State.Status;
-      return status === undefined || status === 'exited' || status === 'stopped';
+      const { Status: status, Pid: pid } = (await inspectContainer(inspect.Id))?.State ?? {};
+      return status === undefined || status === 'exited' || status === 'stopped' || pid !== inspect.State.Pid;
     },
     END_LIMIT_MS,
     50,

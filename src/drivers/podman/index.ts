@@ -30,7 +30,7 @@ import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm }
 import { specificationOf } from './describe.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
-import { endFrozen } from './ending.ts';
+import { endFrozen, endProcesses } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { type CreateRecord, createRecordSchema } from './records.ts';
 import { PodmanNotes } from './notes.ts';
@@ -386,6 +386,20 @@ export class PodmanDriver implements Driver {
 
   startFresh(handle: string): Promise<void> {
     return this.start(handle);
+  }
+
+  async restartFresh(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    await this.#notes.written(id);
+    // Whoever starts it from now on, Podman by its restart policy too, starts it from its files.
+    await this.#area.settle(id);
+    const inspect = await inspectContainer(id);
+    if (inspect !== undefined) {
+      const pids = await this.processes(handle);
+      await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
+      await endProcesses(inspect, pids);
+    }
+    await this.start(handle);
   }
 
   async stop(handle: string): Promise<void> {

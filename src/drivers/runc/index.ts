@@ -367,6 +367,13 @@ export class RuncDriver implements Driver {
     return this.start(handle);
   }
 
+  async restartFresh(handle: string): Promise<void> {
+    const { id } = readHandle(handle);
+    await this.#area.remove(id);
+    await this.#kill(handle, (await runcState(id))?.pid ?? 0);
+    await this.start(handle);
+  }
+
   async stop(handle: string): Promise<void> {
     const { id } = readHandle(handle);
     const state = await this.state(handle);

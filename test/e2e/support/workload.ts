@@ -69,10 +69,12 @@ export function wentOn(before: WorkloadStatus, after: WorkloadStatus): void {
   }
 }
 
-export const inPodman =
-  (name: string): InContainer =>
+export type CommandEngine = 'podman' | 'docker';
+
+export const inEngine =
+  (engine: CommandEngine, name: string): InContainer =>
   (host, args) =>
-    host.exec('podman', ['exec', name, ...args], { timeout_ms: EXEC_LIMIT_MS, okExitCodes: [0, 1] });
+    host.exec(engine, ['exec', name, ...args], { timeout_ms: EXEC_LIMIT_MS, okExitCodes: [0, 1] });
 
 export const inRunc =
   (id: string): InContainer =>
@@ -125,11 +127,12 @@ const inspectSchema = z
   ])
   .transform(([container]) => container);
 
-/** What Podman says of a container that must be the same wherever it runs. */
-export async function podmanView(host: Host, name: string) {
-  const { stdout } = await host.exec('podman', ['inspect', '--type', 'container', name], { timeout_ms: EXEC_LIMIT_MS });
+/** What an engine says of a container that must be the same wherever it runs. */
+export async function engineView(host: Host, engine: CommandEngine, name: string) {
+  const { stdout } = await host.exec(engine, ['inspect', '--type', 'container', name], { timeout_ms: EXEC_LIMIT_MS });
   const container = inspectSchema.parse(JSON.parse(stdout));
-  // Podman tells a container's own host name in its environment; it is the container's id, which is new.
+  // Podman tells a container's own host name in its environment; it is the container's id, which is new. Docker orders
+  // mounts as it likes.
   const env = container.Config.Env.filter((entry) => !/^(?:HOSTNAME|container)=/.test(entry)).sort();
   return {
     state: container.State,
@@ -141,14 +144,14 @@ export async function podmanView(host: Host, name: string) {
       restarts: container.RestartCount,
       restartPolicy: container.HostConfig.RestartPolicy,
       ports: container.HostConfig.PortBindings,
-      mounts: container.Mounts.map((mount) => [mount.Type, mount.Name, mount.Destination]),
+      mounts: container.Mounts.map((mount) => `${mount.Type} ${mount.Name ?? ''} ${mount.Destination}`).toSorted(),
     },
   };
 }
 
-/** First lines and count of what `podman logs` shows. */
-export async function podmanLog(host: Host, name: string): Promise<string[]> {
-  const { stdout } = await host.exec('podman', ['logs', name], { timeout_ms: EXEC_LIMIT_MS });
+/** What an engine shows as the container's log. */
+export async function engineLog(host: Host, engine: CommandEngine, name: string): Promise<string[]> {
+  const { stdout } = await host.exec(engine, ['logs', name], { timeout_ms: EXEC_LIMIT_MS });
   return stdout.split('\n').filter((line) => line !== '');
 }
 
@@ -170,6 +173,23 @@ export async function remains(host: Host, name: string): Promise<string[]> {
   ]);
   const kinds = ['container', 'volume', 'runc', 'path', 'mount', 'process', 'staging'];
   return found.flatMap((those, at) => those.map((one) => `${kinds[at]}: ${one}`));
+}
+
+/** What Docker, its runtime, the kernel and ums still know of anything named so on a host that has no other container. */
+export async function remainsInDocker(host: Host, name: string): Promise<string[]> {
+  const found = await Promise.all([
+    lines(host, 'docker', ['ps', '--all', '--format', '{{.Names}}']),
+    lines(host, 'docker', ['volume', 'ls', '--quiet', '--filter', `name=${name}`]),
+    lines(host, 'sh', [
+      '-c',
+      'ls -d /run/docker/runtime-runc/moby/* /run/ums-runtime/* /sys/fs/cgroup/docker/*/ 2>/dev/null || true',
+    ]),
+    lines(host, 'sh', ['-c', "grep -E 'docker/overlay2/.*merged' /proc/mounts || true"]),
+    lines(host, 'sh', ['-c', `ps -eo args | grep -E '^(containerd-shim|${WORKLOAD}|/bin/${WORKLOAD}|criu) ' || true`]),
+    lines(host, 'sh', ['-c', 'ls -d /run/ums/staging/* /run/ums/restore/* 2>/dev/null || true']),
+  ]);
+  const kinds = ['container', 'volume', 'path', 'mount', 'process', 'staging'];
+  return found.flatMap((those, at) => those.filter((one) => !one.endsWith(':')).map((one) => `${kinds[at]}: ${one}`));
 }
 
 /** What a client on the lab's network reads from a TCP port, or undefined when nobody listens. */
