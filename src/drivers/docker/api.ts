@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { Readable } from 'node:stream';
+import { PassThrough, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
@@ -235,12 +235,16 @@ export async function saveImage(id: string, sink: NodeJS.WritableStream, signal:
 
 export async function loadImage(source: NodeJS.ReadableStream, signal: AbortSignal): Promise<void> {
   const path = '/images/load?quiet=1';
+  const body = new PassThrough();
+  const fed = feed(source, body);
+  // Awaited once Docker has answered; what it says goes before.
+  fed.catch(() => undefined);
   const answer = await reach(path, 'POST', () =>
     request(`http://docker${VERSION}${path}`, {
       dispatcher,
       signal,
       method: 'POST',
-      body: source instanceof Readable ? source : new Readable().wrap(source),
+      body,
       headers: { 'content-type': 'application/x-tar' },
       headersTimeout: 0,
       bodyTimeout: IDLE_LIMIT_MS,
@@ -253,6 +257,21 @@ export async function loadImage(source: NodeJS.ReadableStream, signal: AbortSign
     const { error } = parse(loadedSchema, line, path);
     if (error !== undefined) throw new DockerRefusal(answer.statusCode, path, error);
   }
+  await fed;
+}
+
+/** Docker may answer before it has read the padding at an archive's end; whoever sends that must not see it as a failure. */
+async function feed(source: NodeJS.ReadableStream, body: PassThrough): Promise<void> {
+  // Why it ended, the answer tells.
+  body.on('error', () => undefined);
+  for await (const chunk of source) {
+    if (body.destroyed || body.write(chunk)) continue;
+    await new Promise<void>((resolve) => {
+      body.once('drain', resolve);
+      body.once('close', resolve);
+    });
+  }
+  body.end();
 }
 
 function required<T>(value: T | undefined): T {

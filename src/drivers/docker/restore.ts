@@ -10,6 +10,7 @@ import { upperTree } from './create.ts';
 import type { DockerHandle } from './handle.ts';
 import type { Inspect } from './schema.ts';
 
+const LOG_LIMIT_BYTES = 2 ** 20;
 /** Where engine-runtime.sh looks for the containers that it is to restore: links to their restore areas, by id. */
 const RUNTIME_LINKS = '/run/ums-runtime';
 
@@ -36,7 +37,18 @@ export function startOf(area: RestoreArea, inspect: Inspect, handle: DockerHandl
 export function logOfContainer(inspect: Inspect, dockerRoot: string): LogFile | undefined {
   if (inspect.HostConfig.LogConfig.Type !== 'json-file') return undefined;
   const path = join(dockerRoot, 'containers', inspect.Id, `${inspect.Id}-json.log`);
-  return { path, image: 'docker-log.img' };
+  const rotated = sizeOf(inspect.HostConfig.LogConfig.Config['max-size'] ?? '');
+  // A log that is as long as it may become would be rotated away by its next line.
+  const limit_bytes = Math.min(LOG_LIMIT_BYTES, Math.floor((rotated ?? Number.POSITIVE_INFINITY) / 2));
+  return { path, image: 'docker-log.img', limit_bytes, reserves: true };
+}
+
+const UNITS: Record<string, number> = { '': 1, b: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 };
+
+/** `10m` and the like, in bytes; undefined for no limit. */
+function sizeOf(text: string): number | undefined {
+  const [, digits, unit = ''] = /^(\d+)\s*([bkmg]?)b?$/i.exec(text) ?? [];
+  return digits === undefined ? undefined : Number(digits) * (UNITS[unit.toLowerCase()] ?? 1);
 }
 
 async function link(area: RestoreArea, id: string): Promise<void> {

@@ -7,7 +7,7 @@ import type { RuntimeContainer } from './container.ts';
 import { logOf } from './dump.ts';
 import { entriesOf } from './files.ts';
 import { requireAllFrozen } from './frozen.ts';
-import { type LogFile, placeLog } from './log-file.ts';
+import { type LogFile, placeLog, reserveLog } from './log-file.ts';
 import { hasDescriptors, PreparedRestores } from './prepared.ts';
 import type { RestoreArea, RestoreSettings } from './restore-area.ts';
 import { initPid, requireProgram } from './runtime.ts';
@@ -60,6 +60,7 @@ export class EngineRestore {
     if (process.arch !== 'x64' || !(await hasDescriptors(request))) return;
     const kept = await directoriesAsTheyAre(start.kept);
     await this.#settings(start, request, true);
+    if (start.log !== undefined) await reserveLog(start.log);
     await this.#prepared.start(id, request, () => launch(start, request));
     await putBack(kept);
     const flags = await overlayFlags(start.merged);
@@ -69,13 +70,14 @@ export class EngineRestore {
 
   async run(start: EngineStart, request: RestoreRequest): Promise<void> {
     const { container, log } = start;
-    const place = async () => (log === undefined ? undefined : await placeLog(log, request.imagesDir));
+    const place = async (reserved: boolean) =>
+      log === undefined ? undefined : await placeLog(log, request.imagesDir, reserved);
     if (await this.#prepared.has(container.id, request)) {
-      const [finished] = await Promise.all([this.#prepared.finish(container.id), place()]);
+      const [finished] = await Promise.all([this.#prepared.finish(container.id), place(true)]);
       if (finished) return await requireFrozen(container, request.workDir);
     }
     await this.#prepared.giveUp(container.id);
-    await place();
+    await place(false);
     const kept = await directoriesAsTheyAre(start.kept);
     await this.#settings(start, request, false);
     await launch(start, request);

@@ -7,6 +7,8 @@ import { change } from './cli.ts';
 import { upperTree } from './create.ts';
 import type { Inspect } from './schema.ts';
 
+const LOG_LIMIT_BYTES = 16 * 1024 * 1024;
+
 /** `podman init` brings the container up to where `podman start` only lets it go. */
 export function startOf(area: RestoreArea, inspect: Inspect, shared: readonly string[]): EngineStart {
   const id = inspect.Id;
@@ -27,5 +29,7 @@ export function startOf(area: RestoreArea, inspect: Inspect, shared: readonly st
 /** The log, if it is a file that can move. */
 export function logOfContainer(inspect: Inspect): LogFile | undefined {
   const { Type: type, Path: path } = inspect.HostConfig.LogConfig;
-  return type === 'k8s-file' && path !== '' ? { path, image: 'podman-log.img' } : undefined;
+  return type === 'k8s-file' && path !== ''
+    ? { path, image: 'podman-log.img', limit_bytes: LOG_LIMIT_BYTES }
+    : undefined;
 }
