@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import {
   criuImagesStreamSchema,
+  commitRequestSchema,
   filledRequestSchema,
   imagesStreamSchema,
   imageStreamSchema,
@@ -68,7 +69,13 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
       parseInput(restoreRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE'),
     ),
   );
-  app.post('/peer/v1/migrations/:id/commit', (request) => destination.commit(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/commit', (request) =>
+    destination.commit(
+      peerName(request),
+      id(request),
+      parseInput(commitRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE').only_whole,
+    ),
+  );
   app.post('/peer/v1/migrations/:id/give-up', (request) => destination.giveUp(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/settle', (request) => destination.settle(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/filled', (request) =>

@@ -76,6 +76,12 @@ export const reserveResponseSchema = z.object({
     .default([]),
 });
 
+/**
+ * `only_whole`: the source's host went down, so the service may run at the destination only if all of its memory is there;
+ * otherwise the destination drops what it has and answers `aborted`.
+ */
+export const commitRequestSchema = z.object({ only_whole: z.boolean().default(false) });
+
 /** How long the destination may wait for the end of the filling before it answers. */
 export const filledRequestSchema = z.object({ wait_ms: z.int().min(0).max(20_000) });
 

@@ -24,7 +24,8 @@
  *  On any failure before `committing`: aborting (thaw, release, tell the destination to give up) ▶ aborted.
  *  In `committing` the source repeats `commit` until the destination answers: `active` goes on, `aborted` goes back. Only
  *  if an operator cancels does it ask with `give-up` instead, which ends for good what has not been committed yet; by
- *  itself it must not, because after a loss of the source's host the destination's copy may be the only one.
+ *  itself it must not, because after a loss of the source's host the destination's copy may be the only one. Where memory
+ *  was to follow the commit, such a source commits only a copy that is whole, and the destination drops any other.
  *  In `committed` the destination may still answer `aborted`: it lost the service before anyone was served there.
  *  From `redirecting` on every failure is tried again until it succeeds: there is no way back by itself. While memory
  *  is still `filling` the source keeps its frozen copy; if the destination can never get the rest, the migration is in

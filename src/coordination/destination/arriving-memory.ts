@@ -125,6 +125,11 @@ export class ArrivingMemory {
     this.#running = true;
   }
 
+  /** Everything is here, and the source has said so. */
+  get whole(): boolean {
+    return this.#complete || this.#receiver.status().complete;
+  }
+
   /** Stopped by a broken link, not by anybody who wanted it. */
   get paused(): boolean {
     return this.#paused;

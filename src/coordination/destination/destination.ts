@@ -384,12 +384,16 @@ export class Destination {
     }
   }
 
-  commit(peer: string, id: string): Promise<Answer> {
+  commit(peer: string, id: string, only_whole: boolean): Promise<Answer> {
     const started = performance.now();
     return this.#exclusive(id, async () => {
       const row = this.#row(peer, id);
       this.#require(row, ['restored', 'committing', 'active', 'settling', 'done', 'aborting', 'aborted']);
-      if (this.#state(id) === 'restored') await this.#move(id, 'restored', 'committing');
+      if (this.#state(id) === 'restored') {
+        const whole = !only_whole || (await this.#memories.of(row))?.whole !== false;
+        if (whole) await this.#move(id, 'restored', 'committing');
+        else await this.#goBack(id, 'restored', neverWhole(row, this.#context.systemName));
+      }
       let resumed_after_ms = 0;
       if (this.#state(id) === 'committing') {
         resumed_after_ms = await this.#commit(row, started);
@@ -616,6 +620,14 @@ function surrendered(row: Row): UmsError {
     message: `An operator chose the copy of ${row.service} that is frozen on ${row.source}.`,
     fault: 'user',
     mend: 'What happened since it was frozen there is lost.',
+  });
+}
+
+function neverWhole(row: Row, here: string): UmsError {
+  return new UmsError('UMS_E_HOST_LOST', {
+    message: `${row.source} went down before all memory of ${row.service} had arrived at ${here}.`,
+    fault: 'source',
+    mend: 'Try the migration again when you like.',
   });
 }
 

@@ -3,7 +3,7 @@ import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
-import { type Answer, answerSchema } from '../messages.ts';
+import { type Answer, answerSchema, commitRequestSchema } from '../messages.ts';
 import { planOf, runsEarly } from '../plan.ts';
 import type { SourceStep } from './steps.ts';
 
@@ -18,15 +18,15 @@ const ASK_AGAIN_MS_MAX = 5000;
  */
 export const committing: SourceStep = {
   async run(context, row, signal, memory) {
-    // Where memory follows the commit, a host that went down has lost it: a destination that does not run the service yet
-    // must never begin to.
-    const cannotFollow = runsEarly(planOf(row).technique) && row.data['boot'] !== (await bootMark());
+    // Where memory follows the commit, a host that went down has lost it: the service may begin to run at the destination
+    // only if all of it is there by chance.
+    const only_whole = runsEarly(planOf(row).technique) && row.data['boot'] !== (await bootMark());
     let pause_ms = ASK_AGAIN_MS_MIN;
     for (;;) {
       signal.throwIfAborted();
       const asked_ms = performance.now();
-      const giveUp = cannotFollow || context.journal.get(row.id).cancel_requested;
-      const answer = await ask(context, row, giveUp ? 'give-up' : 'commit', signal).catch((error: unknown) => {
+      const giveUp = context.journal.get(row.id).cancel_requested;
+      const answer = await ask(context, row, giveUp ? undefined : { only_whole }, signal).catch((error: unknown) => {
         // Only the destination's own answer ends the window; whatever kept it from arriving does not.
         signal.throwIfAborted();
         reportDoubt(context, row, toUmsError(error));
@@ -41,10 +41,17 @@ export const committing: SourceStep = {
   },
 };
 
-function ask(context: SagaContext, row: Row, what: 'commit' | 'give-up', signal: AbortSignal): Promise<Answer> {
+/** Tells it to run the service, or without a word on how, to give up. */
+function ask(
+  context: SagaContext,
+  row: Row,
+  commit: { only_whole: boolean } | undefined,
+  signal: AbortSignal,
+): Promise<Answer> {
   return context.peers.request(row.destination, {
     method: 'POST',
-    path: `/peer/v1/migrations/${row.id}/${what}`,
+    path: `/peer/v1/migrations/${row.id}/${commit === undefined ? 'give-up' : 'commit'}`,
+    ...(commit === undefined ? {} : { body: commitRequestSchema.parse(commit) }),
     schema: answerSchema,
     timeout_ms: row.options.healthTimeout_ms + 30_000,
     signal,

@@ -146,7 +146,7 @@ export class DockerDriver implements Driver {
     const summary = errors.find(reference, await this.list());
     const inspect = await inspectContainer(summary.id);
     if (inspect === undefined) throw errors.unknown(reference);
-    refuseUnmovable(inspect);
+    refuseUnmovable(inspect, (await info()).SecurityOptions);
     const [image, volumes] = await Promise.all([describeImage(inspect), volumesOf(inspect)]);
     return {
       summary,

@@ -37,9 +37,9 @@ export function lossesOf(inspect: Inspect, volumes: ReadonlyMap<string, Volume>)
   return losses;
 }
 
-/** Throws for what cannot be moved at all, with the reason. */
-export function refuseUnmovable(inspect: Inspect): void {
-  const reason = unmovable(inspect);
+/** Throws for what cannot be moved at all, with the reason. `security` are the daemon's security options. */
+export function refuseUnmovable(inspect: Inspect, security: readonly string[]): void {
+  const reason = unmovable(inspect) ?? ofDaemon(security);
   if (reason === undefined) return;
   throw new UmsError('UMS_E_SPECIFICATION', {
     message: `${nameOf(inspect)} cannot be moved: ${reason.why}`,
@@ -47,6 +47,17 @@ export function refuseUnmovable(inspect: Inspect): void {
     state: 'Nothing was changed.',
     mend: reason.mend,
   });
+}
+
+function ofDaemon(security: readonly string[]): { why: string; mend: string } | undefined {
+  const mapped = security
+    .map((option) => option.split(',')[0])
+    .find((name) => name === 'name=userns' || name === 'name=rootless');
+  if (mapped === undefined) return undefined;
+  return {
+    why: `this Docker gives its containers a user namespace (${mapped.slice('name='.length)})`,
+    mend: 'Run it under a Docker of root without userns-remap.',
+  };
 }
 
 function unmovable(inspect: Inspect): { why: string; mend: string } | undefined {

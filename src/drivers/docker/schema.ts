@@ -184,4 +184,6 @@ export const infoSchema = z.object({
   Driver: z.string(),
   Runtimes: z.record(z.string(), z.object({ path: textOrEmpty })),
   DefaultRuntime: textOrEmpty,
+  /** `name=userns`, `name=rootless` and the like. */
+  SecurityOptions: nullableList(z.string()),
 });

@@ -94,7 +94,7 @@ describe('docker inspect to specification and back', () => {
 function judged(edit: (inspect: Inspect) => void): () => void {
   const inspect = structuredClone(byName('plain').original);
   edit(inspect);
-  return () => refuseUnmovable(inspect);
+  return () => refuseUnmovable(inspect, ['name=seccomp,profile=builtin', 'name=cgroupns']);
 }
 
 describe('what cannot be kept', () => {
@@ -116,5 +116,7 @@ describe('what cannot be kept', () => {
     expect(judged((inspect) => (inspect.HostConfig.Runtime = 'ums'))).not.toThrow();
     expect(judged((inspect) => (inspect.GraphDriver.Name = 'btrfs'))).toThrow(/btrfs/);
     expect(judged((inspect) => (inspect.GraphDriver.Data = {}))).toThrow(/image store/);
+    const { original } = byName('plain');
+    expect(() => refuseUnmovable(original, ['name=seccomp,profile=builtin', 'name=userns'])).toThrow(/user namespace/);
   });
 });
