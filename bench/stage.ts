@@ -1,4 +1,5 @@
-import { Lab } from '#lab/lab.ts';
+import { z } from 'zod';
+import { DAEMON_ENGINES, Lab } from '#lab/lab.ts';
 import { formatRate, type LinkRequest, type Measurement } from '#lab/links.ts';
 import { formatDuration } from '#src/cli/format.ts';
 import { removePulse } from './pulse/service.ts';
@@ -11,6 +12,11 @@ export interface StagedLink extends Required<LinkRequest> {
   measured: Measurement;
 }
 
+const enginesSchema = z.object({
+  engine: z.array(z.string()).default([]),
+  engines: z.array(z.string()).default([]),
+});
+
 /** The stage of a bench: two lab hosts with the workload's image, left as they were found whatever happens. */
 export async function onStage<Result>(
   report: Reporter,
@@ -19,7 +25,9 @@ export async function onStage<Result>(
 ): Promise<Result> {
   const lab = Lab.open(undefined, (line) => report.say(`  ${line}`));
   const wasUp = lab.isUp;
-  await lab.up({ hosts: ['alpha', 'beta'] });
+  const flags = enginesSchema.parse(options.flags);
+  const asked = [...flags.engine, ...flags.engines];
+  await lab.up({ hosts: ['alpha', 'beta'], engines: DAEMON_ENGINES.filter((engine) => asked.includes(engine)) });
   const before = lab.status().link;
   try {
     await removePulse(lab);

@@ -139,7 +139,7 @@ class Run {
     const { signal } = this.options;
     const { engine, technique, mib, dirty_kb_s } = cell;
     // A container of plain runc has a network namespace that nobody connects, so nobody outside can ask it.
-    const asked = this.flags.client && engine === 'podman';
+    const asked = this.flags.client && engine !== 'runc';
     const watch: Watch = { signal, client_every_us: asked ? CLIENT_EVERY_US : undefined };
     const one = { engine, technique, mib, dirty_kb_s };
     const name = `${engine} ${technique} ${mib} MiB ${dirty_kb_s / 1000} MB/s${cell.link === 'slow' ? ', slow link' : ''}`;

@@ -7,8 +7,8 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import { parsePulseLog, type PulseLog } from '../measure/pulse-log.ts';
 import { agentOf } from '../moves.ts';
 
-/** The workload pulse (lab/workloads/pulse.c) as a container of either engine on a lab host. */
-export const ENGINES = ['runc', 'podman'] as const;
+/** The workload pulse (lab/workloads/pulse.c) as a container of an engine on a lab host. */
+export const ENGINES = ['runc', 'podman', 'docker'] as const;
 export type Engine = (typeof ENGINES)[number];
 
 export interface PulseSettings {
@@ -54,6 +54,7 @@ async function removeFrom(lab: Lab, host: Host): Promise<void> {
 export async function removeContainers(host: Host, name: string): Promise<void> {
   const limit = { timeout_ms: LIMIT_MS };
   await host.exec('podman', ['rm', '--force', '--ignore', '--time', '0', name], limit);
+  await host.exec('sh', ['-c', 'docker rm --force "$1" >/dev/null 2>&1 || true', 'sh', name], limit);
   await host.exec('sh', ['-c', 'runc delete --force "$1" 2>/dev/null; rm -rf "/srv/$1"', 'sh', name], limit);
 }
 
@@ -81,11 +82,13 @@ export function pulseArgs(settings: Omit<PulseSettings, 'engine'>, port?: number
 /** Starts it and waits until its memory is filled and it has ticked calmly for a while. */
 export async function startPulse(host: Host, settings: PulseSettings, signal: AbortSignal): Promise<void> {
   const args = pulseArgs(settings, SERVICE_PORT);
-  if (settings.engine === 'podman') {
-    const image = await host.importImage('pulse');
-    await host.exec('podman', ['run', '--detach', '--name', PULSE, image, ...args], { timeout_ms: LIMIT_MS });
-  } else await runBundle(host, PULSE, args, settings.reachable);
-  await untilTick(host, settings.engine, PULSE, CALM_TICKS, signal);
+  const { engine } = settings;
+  if (engine === 'runc') await runBundle(host, PULSE, args, settings.reachable);
+  else {
+    const image = await host.importImage('pulse', engine);
+    await host.exec(engine, ['run', '--detach', '--name', PULSE, image, ...args], { timeout_ms: LIMIT_MS });
+  }
+  await untilTick(host, engine, PULSE, CALM_TICKS, signal);
 }
 
 const configSchema = z.looseObject({
@@ -133,7 +136,7 @@ export async function pidOf(host: Host, engine: Engine, name: string): Promise<n
     return runcStateSchema.parse(JSON.parse(stdout)).pid;
   }
   const args = ['container', 'inspect', '--format', '{{.State.Pid}}', name];
-  const { stdout } = await host.exec('podman', args, { timeout_ms: LIMIT_MS });
+  const { stdout } = await host.exec(engine, args, { timeout_ms: LIMIT_MS });
   return z.coerce.number().int().positive().parse(stdout.trim());
 }
 
