@@ -517,7 +517,9 @@ export class Destination {
       const row = this.#row(peer, id);
       this.#require(row, ['settling', 'done', 'aborting', 'aborted']);
       if (this.#state(id) === 'settling' && planOf(row).path === 'pages' && row.data['filled'] !== true) {
-        await this.#memories.abandon(row, () => this.#driver(row).restartFresh(row.handle));
+        const begin = () => this.#driver(row).restartFresh(row.handle);
+        // When this host went down as well, nothing waits for memory here any more.
+        await (row.data['boot'] === (await bootMark()) ? this.#memories.abandon(row, begin) : begin());
         this.#context.journal.merge(id, { filled: true, paused: false, boot: await bootMark() });
         this.#context.journal.update(id, { error: sourceLost(row, this.#context.systemName).toReport() });
       }
