@@ -54,16 +54,20 @@ export function joinCgroup(path: string, pid: number): void {
   writeFileSync(join(path, 'cgroup.procs'), String(pid));
 }
 
+/** None of a group that is not there (any more): it may go while it is looked at. */
 function subgroups(path: string): string[] {
-  if (!existsSync(path)) return [];
-  return readdirSync(path, { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .map((entry) => join(path, entry.name));
+  try {
+    return readdirSync(path, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(path, entry.name));
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENODEV')) return [];
+    throw error;
+  }
 }
 
 /** Process ids in the group and all groups beneath it. */
 export function processesIn(path: string): number[] {
-  if (!existsSync(path)) return [];
   const own = readOrEmpty(join(path, 'cgroup.procs'))
     .split('\n')
     .filter((line) => line !== '')
