@@ -137,7 +137,9 @@ export class Coordinator {
         log.error({ migration: row.id, err: error }, 'recovery failed; it is tried again at the next start');
       }
     }
-    this.#maintenance = setInterval(() => void this.#maintain(), MAINTENANCE_PERIOD_MS);
+    this.#maintenance = setInterval(() => {
+      this.#maintain().catch((error: unknown) => log.error({ err: error }, 'maintenance failed; it is tried again'));
+    }, MAINTENANCE_PERIOD_MS);
     this.#maintenance.unref();
   }
 
@@ -171,7 +173,8 @@ export class Coordinator {
     ];
     if (!handedOver.includes(row.state) || row.data['boot'] === (await bootMark())) return;
     const driver = this.#context.driver(row.engine);
-    if ((await driver.state(row.handle)) === 'running') await driver.discard(row.handle);
+    // It stands still rather than being ended: if nothing of the service lives on elsewhere, it is what there is.
+    if ((await driver.state(row.handle)) === 'running') await driver.freeze(row.handle);
   }
 
   /**
@@ -207,12 +210,15 @@ export class Coordinator {
 
   async #expireLeases(): Promise<void> {
     const { journal, log } = this.#context;
-    const early: readonly string[] = ['reserving', 'reserved', 'receiving'];
+    // One that could not be dropped at the first try is `aborting`.
+    const early: readonly string[] = ['reserving', 'reserved', 'receiving', 'aborting'];
     for (const row of journal.unfinished()) {
       if (row.role !== 'destination' || !early.includes(row.state)) continue;
       if (journal.silence_ms(row.id) < LEASE_MS) continue;
       log.warn({ migration: row.id }, 'nothing heard from the source, dropping what was made for it');
-      await this.destination.giveUp(row.source, row.id);
+      await this.destination.giveUp(row.source, row.id).catch((error: unknown) => {
+        log.error({ migration: row.id, err: error }, 'what was made could not be dropped; it is tried again');
+      });
     }
   }
 

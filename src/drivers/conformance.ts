@@ -25,6 +25,7 @@ export type ConformanceDriver = Pick<
   | 'remove'
   | 'discard'
   | 'settle'
+  | 'adopt'
   | 'restartFresh'
   | 'stop'
   | 'start'
@@ -242,6 +243,10 @@ const moves = withService(
     await source.driver.remove(described.handle, { volumes: true });
     assert.equal(await source.driver.state(described.handle), 'absent');
     assert.deepEqual(await source.remains(service.name), []);
+    // It may be stopped by a broken link before it has settled.
+    await destination.driver.adopt(created.handle);
+    await destination.driver.freeze(created.handle);
+    await destination.driver.resume(created.handle);
     await destination.driver.settle(created.handle);
     await destination.driver.settle(created.handle);
 
@@ -310,6 +315,12 @@ const discards = withService(
     assert.equal(await source.ticks(trees), at);
     await source.driver.start(handle);
     assert.equal(await source.driver.state(handle), 'running');
+    // One that somebody has started again is ended as well.
+    await source.driver.discard(handle);
+    assert.equal(await source.driver.state(handle), 'stopped');
+    await source.driver.remove(handle, { volumes: true });
+    await source.driver.discard(handle);
+    assert.equal(await source.driver.state(handle), 'absent');
   },
 );
 

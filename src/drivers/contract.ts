@@ -196,10 +196,15 @@ export interface Driver {
    */
   remove(handle: string, options: RemoveOptions): Promise<void>;
   /**
-   * Ends a frozen source copy for good without it running again, but keeps its container and files, stopped. No restart
-   * policy may bring it back by itself. Idempotent.
+   * Ends a source copy for good, a frozen one without it running again, but keeps its container and files, stopped. No
+   * restart policy may bring it back by itself. One that is stopped stays so; absent already is success. Idempotent.
    */
   discard(handle: string): Promise<void>;
+  /**
+   * The service is the one copy from now on, also while its memory still follows: whoever starts it again, by a restart
+   * policy too, starts it from its files and restores nothing. Idempotent.
+   */
+  adopt(handle: string): Promise<void>;
   /** Called once when the migration is final at the destination: drops marks that only migrations need. */
   settle(handle: string): Promise<void>;
   /** Starts a stopped service from its files (after its host went down and its memory is gone). */

@@ -464,6 +464,7 @@ export class Destination {
         if (state !== 'running' && !(paused && (state === 'frozen' || state === 'restored'))) {
           await this.#goBack(id, current, lost(row, this.#context.systemName));
         } else {
+          await this.#driver(row).adopt(handle);
           this.#context.journal.adoptService(row.engine, engine_id, row.service_uid, handle);
           await this.#context.traffic.setRoute(row.service_uid, { kind: 'here' });
           await this.#move(id, 'active', 'settling');

@@ -33,8 +33,9 @@ export class Memories {
   /** The same for memory that will never be whole: `end` ends the processes that wait for it. */
   async abandon(row: Row, end: () => Promise<void>): Promise<void> {
     const memory = await this.of(row);
-    this.#open.delete(row.id);
+    // Whoever asks meanwhile finds this one, which is being abandoned, and opens no other.
     await (memory === undefined ? end() : memory.abandon(end));
+    this.#open.delete(row.id);
   }
 
   /** The agent goes down. */

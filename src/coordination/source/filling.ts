@@ -33,6 +33,7 @@ export const filling: SourceStep = {
         signal.throwIfAborted();
         return toUmsError(error);
       });
+      if (answer === 'surrendered') return 'aborting';
       if (answer instanceof UmsError) doubt(context, row, answer);
       else if (answer.complete) {
         record(context, row, memory, answer, performance.now() - began_ms);
@@ -46,7 +47,12 @@ export const filling: SourceStep = {
 };
 
 /** Keeps the memory moving and asks how far it is. */
-async function look(context: SagaContext, row: Row, signal: AbortSignal, memory: SourceMemory): Promise<Filling> {
+async function look(
+  context: SagaContext,
+  row: Row,
+  signal: AbortSignal,
+  memory: SourceMemory,
+): Promise<Filling | 'surrendered'> {
   const failed = memory.moving?.failure();
   if (failed !== undefined) {
     await memory.moving?.close();
@@ -70,15 +76,25 @@ async function look(context: SagaContext, row: Row, signal: AbortSignal, memory:
  * This host went down, and with it went what had not arrived: nothing can complete the copy at the destination, and there
  * is none here to go back to. The files there are the newest that there are.
  */
-async function beginAnew(context: SagaContext, row: Row, now: Filling): Promise<Filling> {
-  const { error } = await context.peers.request(row.destination, {
+async function beginAnew(context: SagaContext, row: Row, now: Filling): Promise<Filling | 'surrendered'> {
+  const { state, error } = await context.peers.request(row.destination, {
     method: 'POST',
     path: `/peer/v1/migrations/${row.id}/begin-anew`,
     schema: answerSchema,
     timeout_ms: BEGIN_TIMEOUT_MS,
   });
+  // An operator had chosen the copy here, and the destination has dropped its own.
+  if (state === 'aborted') return 'surrendered';
+  if (state !== 'settling' && state !== 'done') throw gone(row, state);
   context.journal.update(row.id, { in_doubt: false, error });
   return { ...now, complete: true, lost: null };
+}
+
+function gone(row: Row, state: string): UmsError {
+  return new UmsError('UMS_E_MEMORY_LOST', {
+    message: `${row.destination} cannot begin ${row.service} anew yet: it is ${state} there.`,
+    fault: 'destination',
+  });
 }
 
 function ask(context: SagaContext, row: Row, signal: AbortSignal, wait_ms: number): Promise<Filling> {
@@ -96,7 +112,8 @@ function ask(context: SagaContext, row: Row, signal: AbortSignal, wait_ms: numbe
 async function chosenByOperator(context: SagaContext, row: Row): Promise<'on' | 'back'> {
   const { data } = context.journal.get(row.id);
   if (data['operator'] !== 'thaw-source') return 'on';
-  if ((await context.driver(row.engine).state(row.handle)) !== 'frozen') {
+  const rebooted = row.data['boot'] !== (await bootMark());
+  if (rebooted || (await context.driver(row.engine).state(row.handle)) !== 'frozen') {
     // The copy here is gone (its host went down): the other one must not be given up for it.
     context.journal.merge(row.id, { operator: null });
     context.journal.emit(row.id, {

@@ -22,7 +22,7 @@ import { nameOf } from './describe.ts';
 import { writeHandle } from './handle.ts';
 import { imageReference } from './images.ts';
 import type { Inspect } from './schema.ts';
-import { handleOf, layerPath } from './surroundings.ts';
+import { handleOf, upperPath } from './surroundings.ts';
 
 /**
  * What one `create` makes. The container is made under a name that only this migration uses, its id is noted, and then it
@@ -41,7 +41,7 @@ export type CreateRecord = z.infer<typeof createRecordSchema>;
 type Records = CreateRecords<CreateRecord>;
 
 const CONFLICT = 409;
-const TEMPORARY = /^ums-(m-[a-z0-9-]+)$/;
+const TEMPORARY = /^ums-(m-[0-9a-z]{20})$/;
 const errors = new ServiceErrors('Docker', 'docker');
 
 function temporaryName(key: string): string {
@@ -199,5 +199,5 @@ function unique(trees: readonly Tree[]): Tree[] {
 }
 
 export function upperTree(inspect: Inspect): Tree {
-  return { id: 'upper', path: layerPath(inspect, 'UpperDir'), kind: 'overlay-upper' };
+  return { id: 'upper', path: upperPath(inspect), kind: 'overlay-upper' };
 }

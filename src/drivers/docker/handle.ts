@@ -11,8 +11,8 @@ const handleSchema = z.object({
   root: z.string().startsWith('/'),
   /** Its network namespace is furnished by Docker's hook. */
   hookedNetwork: z.boolean(),
-  /** The work directory of its overlay (hold.ts). */
-  work: z.string().startsWith('/'),
+  /** The file that becomes its /etc/hostname (hold.ts); empty for one that has not run yet. */
+  hostname: z.string(),
   /** The migration whose `create` made it; absent for a service that a person made. */
   key: z.string().optional(),
 });

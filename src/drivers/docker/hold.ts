@@ -1,27 +1,28 @@
-import { rename } from 'node:fs/promises';
-import { UmsError } from '#src/telemetry/errors.ts';
+import { mkdir, rename, rmdir } from 'node:fs/promises';
+import { isMissing } from '../oci/cgroup.ts';
 import { exists } from '../oci/files.ts';
 
 const HELD = '.held-by-ums';
 
 /**
  * Keeps Docker from starting the container, whoever asks for it: a person, a restart policy, or dockerd after a boot. Docker
- * has no such lock, and a service that is away must not begin anew from its files. To start it, Docker mounts its overlay
- * with the work directory that belongs to it; that one has another name for as long as the container is held. What is
- * mounted already does not notice.
+ * has no such lock, and a service that is away must not begin anew from its files. Whenever it starts a container it writes
+ * the file that becomes its /etc/hostname (`hostname`, or empty for one that never ran); a directory in that place makes the
+ * start fail. What runs has the file mounted and does not notice.
  */
-export async function hold(work: string): Promise<void> {
-  if (!(await exists(work + HELD))) await rename(work, work + HELD);
+export async function hold(hostname: string): Promise<void> {
+  if (hostname === '') return;
+  if (!(await exists(hostname + HELD))) await rename(hostname, hostname + HELD);
+  if (!(await exists(hostname))) await mkdir(hostname);
 }
 
-export async function release(work: string): Promise<void> {
-  if (!(await exists(work + HELD))) return;
-  if (await exists(work)) {
-    throw new UmsError('UMS_E_ENGINE', {
-      message: `Docker has made ${work} anew while its container was held`,
-      fault: 'ums',
-      mend: `Remove it if it is empty, and move ${work + HELD} to its place.`,
-    });
+export async function release(hostname: string): Promise<void> {
+  if (hostname === '' || !(await exists(hostname + HELD))) return;
+  try {
+    if (await exists(hostname)) await rmdir(hostname);
+    await rename(hostname + HELD, hostname);
+  } catch (error) {
+    // Docker has removed the container meanwhile.
+    if (!isMissing(error)) throw error;
   }
-  await rename(work + HELD, work);
 }

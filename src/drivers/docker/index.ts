@@ -64,6 +64,8 @@ const END_LIMIT_MS = 30_000;
 const STOP_LIMIT_S = 10;
 const STOP_MORE_S = 60;
 const KNOWN_MAX = 64;
+/** So long after its creation a container that no record knows is nobody's. */
+const UNFINISHED_LIMIT_MS = 10 * 60_000;
 
 const errors = new ServiceErrors('Docker', 'docker');
 
@@ -112,9 +114,8 @@ export class DockerDriver implements Driver {
     const summaries: ServiceSummary[] = [];
     for (const container of containers) {
       const name = container.Names.map((each) => each.slice(1)).find((each) => !each.includes('/')) ?? container.Id;
-      if (await this.#isUnfinished(name, container.Id)) continue;
       const inspect = await inspectContainer(container.Id);
-      if (inspect === undefined) continue;
+      if (inspect === undefined || (await this.#isUnfinished(inspect))) continue;
       summaries.push({
         engine: this.engine,
         id: container.Id,
@@ -132,13 +133,14 @@ export class DockerDriver implements Driver {
   }
 
   /**
-   * A container that is being made, or that Docker made for an agent which had gone meanwhile: that has no record any more,
-   * and is removed.
+   * A container that is being made. One that Docker made for an agent which had gone meanwhile has no record any more: it is
+   * removed when nobody can be at work on it.
    */
-  async #isUnfinished(name: string, id: string): Promise<boolean> {
-    const key = keyOfTemporary(name);
-    if (key === undefined) return false;
-    if ((await this.#records.read(key)) === undefined) await removeContainer(id);
+  async #isUnfinished(inspect: Inspect): Promise<boolean> {
+    const key = keyOfTemporary(nameOf(inspect));
+    if (key === undefined || inspect.State.Status !== 'created') return false;
+    const isOld = Date.now() - Date.parse(inspect.Created) > UNFINISHED_LIMIT_MS;
+    if (isOld && (await this.#records.read(key)) === undefined) await removeContainer(inspect.Id);
     return true;
   }
 
@@ -233,21 +235,26 @@ export class DockerDriver implements Driver {
   async freeze(handle: string): Promise<void> {
     const container = readHandle(handle);
     const state = await this.state(handle);
-    if (state === 'frozen') return await hold(container.work);
+    if (state === 'frozen') return await this.#hold(container);
     if (state === 'absent') throw errors.gone(container.name);
     if (state !== 'running') throw errors.notRunning(container.name, state);
     const freezer = await freezerSeen(container);
     if (freezer === undefined || !(await setFrozen(freezer, true, FREEZE_LIMIT_MS))) {
       throw new UmsError('UMS_E_ENGINE', { message: `${container.name} could not be frozen`, fault: 'source' });
     }
-    await hold(container.work);
+    await this.#hold(container);
+  }
+
+  /** One that has arrived and only waits for its memory goes on by `resume`, and is the one copy. */
+  async #hold({ id, hostname }: DockerHandle): Promise<void> {
+    if (!(await this.#area.exists(id))) await hold(hostname);
   }
 
   async thaw(handle: string): Promise<void> {
     const container = readHandle(handle);
     await waitForDumps(container.id, UNTRACED_LIMIT_MS);
     await this.#throttle.set(container.id, [], undefined);
-    await release(container.work);
+    await release(container.hostname);
     const freezer = await freezerSeen(container);
     if (freezer !== undefined && (await isFrozen(freezer)) && !(await this.#area.exists(container.id))) {
       await waitUntilUntraced(await processesOf(freezer), UNTRACED_LIMIT_MS);
@@ -358,7 +365,7 @@ export class DockerDriver implements Driver {
     const record = key === undefined ? undefined : await this.#records.read(key);
     if (inspect !== undefined) {
       await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
-      await this.#endFrozen(container, inspect);
+      await this.#endForGood(container, inspect);
       await removeContainer(id);
     }
     await unlink(id);
@@ -373,9 +380,7 @@ export class DockerDriver implements Driver {
   }
 
   /** Docker would let frozen processes go on in order to end them; the kernel kills them where they stand. */
-  async #endFrozen(container: DockerHandle, inspect: Inspect): Promise<void> {
-    const freezer = await freezerSeen(container);
-    if (freezer === undefined || !(await isFrozen(freezer))) return;
+  async #endForGood(container: DockerHandle, inspect: Inspect): Promise<void> {
     // Its restart policy goes first, or Docker would bring the service back at once.
     if (!['', 'no'].includes(inspect.HostConfig.RestartPolicy.Name)) await forbidRestart(inspect.Id);
     await this.#endProcesses(container, inspect);
@@ -404,18 +409,23 @@ export class DockerDriver implements Driver {
 
   async discard(handle: string): Promise<void> {
     const container = readHandle(handle);
-    if ((await this.#require(handle, 'stopped', 'frozen')) === 'stopped') return await release(container.work);
     giveUpDump(container.id);
-    await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
     const inspect = await inspectContainer(container.id);
-    if (inspect !== undefined) await this.#endFrozen(container, inspect);
-    await release(container.work);
+    if (inspect === undefined) return;
+    await waitUntilUntraced(await this.processes(handle), UNTRACED_LIMIT_MS);
+    await this.#endForGood(container, inspect);
+    await release(container.hostname);
+  }
+
+  async adopt(handle: string): Promise<void> {
+    await unlink(readHandle(handle).id);
   }
 
   async settle(handle: string): Promise<void> {
-    const { id, key } = readHandle(handle);
+    const { id, key, hostname } = readHandle(handle);
     await unlink(id);
     await this.#area.remove(id);
+    await release(hostname);
     if (key !== undefined) await this.#records.remove(key);
   }
 
@@ -445,9 +455,9 @@ export class DockerDriver implements Driver {
   }
 
   async start(handle: string): Promise<void> {
-    const { id, work } = readHandle(handle);
+    const { id, hostname } = readHandle(handle);
     if ((await this.state(handle)) === 'running') return;
-    await release(work);
+    await release(hostname);
     await startContainer(id);
   }
 

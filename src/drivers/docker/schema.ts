@@ -49,6 +49,7 @@ export const inspectSchema = z.object({
   Name: z.string().startsWith('/'),
   Created: z.string(),
   Image: z.string(),
+  HostnamePath: textOrEmpty,
   Driver: textOrEmpty,
   State: z.object({ Status: z.string(), Pid: z.number() }),
   GraphDriver: z.object({ Name: z.string(), Data: nullableRecord(z.string()) }),

@@ -23,9 +23,9 @@ function hasHookedNetwork(inspect: Inspect): boolean {
   return inspect.HostConfig.NetworkMode !== 'host';
 }
 
-/** A directory of its writable layer. */
-export function layerPath(inspect: Inspect, name: 'UpperDir' | 'WorkDir'): string {
-  const path = inspect.GraphDriver.Data[name];
+/** The directory that it writes to. */
+export function upperPath(inspect: Inspect): string {
+  const path = inspect.GraphDriver.Data['UpperDir'];
   if (path !== undefined) return path;
   throw new UmsError('UMS_E_ENGINE', {
     message: `Docker does not say where ${nameOf(inspect)} writes`,
@@ -42,7 +42,7 @@ export function handleOf(inspect: Inspect): DockerHandle {
     name: nameOf(inspect),
     root: runtimeRoot(inspect),
     hookedNetwork: hasHookedNetwork(inspect),
-    work: layerPath(inspect, 'WorkDir'),
+    hostname: inspect.HostnamePath,
   };
 }
 

@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { criuFailure } from '#src/checkpoint/errors.ts';
@@ -27,10 +28,10 @@ export async function requireAllFrozen(pid: number, workDir: string): Promise<vo
  */
 export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<boolean> {
   if (freezer.version === 2) {
-    await writeFile(join(freezer.directory, 'cgroup.kill'), '1');
-    // Every process has the signal by now, with which it runs nothing of its own. A group that is still frozen when the
-    // first process has ended looks paused to the engine's runc, which then does not clean up.
-    await thawKilled(freezer);
+    // Every process has the signal after this, with which it runs nothing of its own. A group that is still frozen when its
+    // first process has ended looks paused to the engine's runc, which then does not clean up: so nothing comes between.
+    writeFileSync(join(freezer.directory, 'cgroup.kill'), '1');
+    thawKilled(freezer);
     return await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
   }
   // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
@@ -48,9 +49,9 @@ async function isEmpty(freezer: Freezer): Promise<boolean> {
   }
 }
 
-async function thawKilled(freezer: Freezer): Promise<void> {
+function thawKilled(freezer: Freezer): void {
   try {
-    await writeFile(join(freezer.directory, 'cgroup.freeze'), '0', { flag: 'r+' });
+    writeFileSync(join(freezer.directory, 'cgroup.freeze'), '0', { flag: 'r+' });
   } catch (error) {
     // The engine has removed the group meanwhile.
     if (!isMissing(error)) throw error;

@@ -136,6 +136,11 @@ export class RestoreArea {
     return join(this.directory(id), 'go');
   }
 
+  /** Whoever starts the container from now on starts it from its files, also by what an engine was told of a runtime. */
+  async disarm(id: string): Promise<void> {
+    if (await this.exists(id)) await writeFile(this.override(id), SETTLED, { mode: 0o600 });
+  }
+
   /** Drops the settings; the override stays, empty, until the container goes. */
   async settle(id: string): Promise<void> {
     if (!(await this.exists(id))) return;

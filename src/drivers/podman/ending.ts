@@ -6,8 +6,8 @@ import type { Inspect } from './schema.ts';
 
 const END_LIMIT_MS = 30_000;
 
-/** Ends the frozen container. Its restart policy goes first, or Podman would bring the service back at once. */
-export async function endFrozen(inspect: Inspect, pids: readonly number[]): Promise<void> {
+/** Ends the container. Its restart policy goes first, or Podman would bring the service back at once. */
+export async function endForGood(inspect: Inspect, pids: readonly number[]): Promise<void> {
   if (inspect.HostConfig.RestartPolicy.Name !== 'no') await change(['update', '--restart', 'no', inspect.Id]);
   await endProcesses(inspect, pids);
 }

@@ -30,7 +30,7 @@ import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm }
 import { specificationOf } from './describe.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
-import { endFrozen, endProcesses } from './ending.ts';
+import { endForGood, endProcesses } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { type CreateRecord, createRecordSchema } from './records.ts';
 import { PodmanNotes } from './notes.ts';
@@ -363,14 +363,18 @@ export class PodmanDriver implements Driver {
   }
 
   async discard(handle: string): Promise<void> {
-    const { inspect, state } = await this.#require(handle);
-    if (state === 'stopped') return;
-    if (state !== 'frozen') throw errors.notRunning(inspect.Name, state);
-    giveUpDump(inspect.Id);
-    await this.#notes.written(inspect.Id);
+    const { id } = readHandle(handle);
+    giveUpDump(id);
+    await this.#notes.written(id);
+    const inspect = await inspectContainer(id);
+    if (inspect === undefined) return;
     const pids = await this.processes(handle);
     await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
-    await endFrozen(inspect, pids);
+    await endForGood(inspect, pids);
+  }
+
+  async adopt(handle: string): Promise<void> {
+    await this.#area.disarm(readHandle(handle).id);
   }
 
   async settle(handle: string): Promise<void> {

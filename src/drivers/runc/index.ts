@@ -347,12 +347,13 @@ export class RuncDriver implements Driver {
 
   async discard(handle: string): Promise<void> {
     const { id } = readHandle(handle);
-    const state = await this.state(handle);
-    if (state === 'stopped') return;
-    if (state !== 'frozen') throw notRunning(id, state);
     giveUpDump(id);
-    await this.#kill(handle, (await runcState(id))?.pid ?? 0);
+    const known = await runcState(id);
+    if (known !== undefined) await this.#kill(handle, known.pid);
   }
+
+  /** Nobody but a person starts a bundle again, and by its own configuration. */
+  async adopt(): Promise<void> {}
 
   async settle(handle: string): Promise<void> {
     const known = readHandle(handle);

@@ -62,6 +62,7 @@ const METHODS: Record<string, () => Promise<unknown>> = {
   remove: () => driver.remove(text(0), z.object({ volumes: z.boolean() }).parse(args[1])),
   discard: () => driver.discard(text(0)),
   settle: () => driver.settle(text(0)),
+  adopt: () => driver.adopt(text(0)),
   restartFresh: () => driver.restartFresh(text(0)),
   stop: () => driver.stop(text(0)),
   start: () => driver.start(text(0)),

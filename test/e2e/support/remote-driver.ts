@@ -111,6 +111,7 @@ export class RemoteDriver implements ConformanceDriver {
   remove = (handle: string, options: { volumes: boolean }) => this.#do('remove', handle, options);
   discard = (handle: string) => this.#do('discard', handle);
   settle = (handle: string) => this.#do('settle', handle);
+  adopt = (handle: string) => this.#do('adopt', handle);
   restartFresh = (handle: string) => this.#do('restartFresh', handle);
   stop = (handle: string) => this.#do('stop', handle);
   start = (handle: string) => this.#do('start', handle);
