@@ -390,7 +390,7 @@ export class DockerDriver implements Driver {
   async #endProcesses(container: DockerHandle, inspect: Inspect): Promise<void> {
     const freezer = await freezerSeen(container);
     if (freezer === undefined) return;
-    await killFrozen(freezer, await processesOf(freezer));
+    await killFrozen(freezer, await processesOf(freezer), 'at once');
     const ended = await poll(
       async () => {
         const { Status: status, Pid: pid } = (await inspectContainer(inspect.Id))?.State ?? {};

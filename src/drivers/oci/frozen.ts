@@ -24,15 +24,22 @@ export async function requireAllFrozen(pid: number, workDir: string): Promise<vo
 
 /**
  * Ends frozen processes without one more instruction of theirs: the kernel kills frozen tasks where they stand. True when
- * all have ended; otherwise they will.
+ * all have ended; otherwise they will. With `at once` the group is thawed as soon as all have the signal: an engine that
+ * cleans up when the first process has ended (Docker) would find a group that is still frozen to be paused, and leave it.
  */
-export async function killFrozen(freezer: Freezer, pids: readonly number[]): Promise<boolean> {
+export async function killFrozen(
+  freezer: Freezer,
+  pids: readonly number[],
+  thaw: 'at once' | 'when empty' = 'when empty',
+): Promise<boolean> {
   if (freezer.version === 2) {
-    // Every process has the signal after this, with which it runs nothing of its own. A group that is still frozen when its
-    // first process has ended looks paused to the engine's runc, which then does not clean up: so nothing comes between.
     writeFileSync(join(freezer.directory, 'cgroup.kill'), '1');
-    thawKilled(freezer);
-    return await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
+    // Every process has the signal by now, with which it runs nothing of its own any more.
+    if (thaw === 'at once') thawKilled(freezer);
+    const ended = await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
+    // A group that stays frozen without processes looks paused to runc for ever.
+    if (ended) thawKilled(freezer);
+    return ended;
   }
   // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
   for (const pid of pids) kill(pid);
