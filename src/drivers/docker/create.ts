@@ -1,9 +1,9 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
 import type { CreatedService, Tree } from '../contract.ts';
-import { entriesOf, exists, undoCopies } from '../oci/files.ts';
+import { entriesOf, undoCopies } from '../oci/files.ts';
+import { arrivingTrees, mountedTrees, planMounts, unique } from '../oci/mount-trees.ts';
 import type { CreateRecords } from '../oci/records.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
 import type { Specification } from '../specification.ts';
@@ -118,41 +118,10 @@ export async function undoRecord(records: Records, key: string, record: CreateRe
 }
 
 async function plan(specification: Specification): Promise<CreateRecord> {
-  const { name, mounts } = specification;
+  const { name } = specification;
   if ((await inspectContainer(name)) !== undefined) throw errors.nameTaken(name);
-  const madeVolumes = new Set<string>();
-  const madeDirectories: string[] = [];
-  const copiedDirectories: string[] = [];
-  for (const mount of mounts) {
-    if (mount.kind === 'volume' && !mount.anonymous && !mount.shared) {
-      if ((await inspectVolume(mount.name)) !== undefined) throw volumeTaken(mount.name);
-      madeVolumes.add(mount.name);
-    }
-    if (mount.kind === 'bind' && mount.transfer === 'copy') {
-      copiedDirectories.push(mount.source);
-      if (!(await exists(mount.source))) madeDirectories.push(mount.source);
-      else if ((await entriesOf(mount.source)).length > 0) throw directoryTaken(mount.source);
-    }
-  }
-  return { v: 1, name, madeVolumes: [...madeVolumes], madeDirectories, copiedDirectories };
-}
-
-function directoryTaken(path: string): UmsError {
-  return new UmsError('UMS_E_NAME_TAKEN', {
-    message: `The directory ${path}, into which a bind mount would be copied, exists and is not empty`,
-    fault: 'destination',
-    state: 'It was left as it is.',
-    mend: 'Empty or move it, or migrate with `--bind-mounts expect` to use what is there.',
-  });
-}
-
-function volumeTaken(name: string): UmsError {
-  return new UmsError('UMS_E_NAME_TAKEN', {
-    message: `A volume named ${name} exists already`,
-    fault: 'destination',
-    state: 'It was left as it is.',
-    mend: `Remove it if nobody needs it (docker volume rm ${name}) and try again.`,
-  });
+  const mounts = await planMounts(specification, 'docker', async (each) => (await inspectVolume(each)) !== undefined);
+  return { v: 1, name, ...mounts };
 }
 
 async function makeVolume(specification: Specification, name: string): Promise<void> {
@@ -170,32 +139,11 @@ async function emptyVolumes(inspect: Inspect, specification: Specification): Pro
 
 /** Where each tree of the service goes here. */
 function destinationTrees(inspect: Inspect, specification: Specification): Tree[] {
-  const trees: Tree[] = [upperTree(inspect)];
-  for (const mount of specification.mounts) {
-    if (mount.kind === 'volume') {
-      if (mount.shared) continue;
-      // An anonymous volume has another name here; its place in the container is the same.
-      const here = inspect.Mounts.find((each) => each.Type === 'volume' && each.Destination === mount.destination);
-      if (here !== undefined) trees.push({ id: `volume:${mount.name}`, path: here.Source, kind: 'plain' });
-    } else if (mount.kind === 'bind' && mount.transfer === 'copy') {
-      trees.push({ id: `bind:${mount.source}`, path: mount.source, kind: 'plain' });
-    }
-  }
-  return unique(trees);
+  return unique([upperTree(inspect), ...arrivingTrees(specification, inspect.Mounts)]);
 }
 
 export function sourceTrees(inspect: Inspect): Tree[] {
-  return unique([
-    upperTree(inspect),
-    ...inspect.Mounts.flatMap((mount): Tree[] => {
-      if (mount.Type === 'volume') return [{ id: `volume:${mount.Name ?? ''}`, path: mount.Source, kind: 'plain' }];
-      return mount.Type === 'bind' ? [{ id: `bind:${mount.Source}`, path: mount.Source, kind: 'plain' }] : [];
-    }),
-  ]);
-}
-
-function unique(trees: readonly Tree[]): Tree[] {
-  return [...new Map(trees.map((tree) => [tree.id, tree])).values()];
+  return unique([upperTree(inspect), ...mountedTrees(inspect.Mounts)]);
 }
 
 export function upperTree(inspect: Inspect): Tree {

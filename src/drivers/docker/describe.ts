@@ -1,4 +1,5 @@
-import type { Image, Mount, Port, Specification } from '../specification.ts';
+import { limitsOf, networkOf, portsOf, restartPolicyOf, tmpfsOf } from '../oci/told.ts';
+import type { Image, Mount, Specification } from '../specification.ts';
 import type { Inspect, InspectMount, Volume } from './schema.ts';
 
 /** With this label Docker marks volumes that it has named itself. */
@@ -25,10 +26,21 @@ export function specificationOf(inspect: Inspect, image: Image, volumes: Readonl
     ...(config.Domainname === '' ? {} : { domainName: config.Domainname }),
     labels: config.Labels,
     annotations: host.Annotations,
-    mounts: [...inspect.Mounts.flatMap((mount) => mountOf(mount, volumes)), ...tmpfsOf(host)],
-    ports: portsOf(host.PortBindings),
+    mounts: [
+      ...inspect.Mounts.flatMap((mount) => mountOf(mount, volumes)),
+      ...tmpfsOf(host.Tmpfs),
+      ...longTmpfsOf(host),
+    ],
+    // Without a port of the host, Docker chooses one at each start.
+    ports: portsOf(host.PortBindings).filter(({ hostPort }) => hostPort > 0),
     exposedPorts: Object.keys(config.ExposedPorts).filter((port) => !(port in host.PortBindings)),
-    network: networkOf(inspect),
+    // Docker adds the id's beginning as an alias.
+    network: networkOf(
+      host,
+      inspect.NetworkSettings.Networks,
+      new Set([inspect.Id.slice(0, 12), config.Hostname]),
+      true,
+    ),
     restartPolicy: restartPolicyOf(host.RestartPolicy),
     resources: resourcesOf(host),
     ulimits: host.Ulimits.map(({ Name, Soft, Hard }) => ({ name: Name, soft: Soft, hard: Hard })),
@@ -102,88 +114,21 @@ function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mou
   ];
 }
 
-/** `--tmpfs`, and `--mount type=tmpfs`. */
-function tmpfsOf(host: Inspect['HostConfig']): Mount[] {
-  const short = Object.entries(host.Tmpfs).map(([destination, options]) => ({
-    kind: 'tmpfs' as const,
-    destination,
-    options: options.split(',').filter((option) => option !== ''),
-  }));
-  const long = host.Mounts.flatMap(({ Type: type, Target: destination, TmpfsOptions: options }) => {
+/** `--mount type=tmpfs`, which has its size and mode in fields. */
+function longTmpfsOf(host: Inspect['HostConfig']): Mount[] {
+  return host.Mounts.flatMap(({ Type: type, Target: destination, TmpfsOptions: options }): Mount[] => {
     if (type !== 'tmpfs') return [];
     const { SizeBytes: size = 0, Mode: mode = 0 } = options ?? {};
     const words = [...(size > 0 ? [`size=${size}`] : []), ...(mode > 0 ? [`mode=${mode.toString(8)}`] : [])];
-    return [{ kind: 'tmpfs' as const, destination, options: words }];
+    return [{ kind: 'tmpfs', destination, options: words }];
   });
-  return [...short, ...long];
-}
-
-function portsOf(bindings: Inspect['HostConfig']['PortBindings']): Port[] {
-  return Object.entries(bindings).flatMap(([name, list]) => {
-    const [port, protocol] = name.split('/');
-    if (protocol !== 'tcp' && protocol !== 'udp' && protocol !== 'sctp') return [];
-    return list
-      .filter((binding) => Number(binding.HostPort) > 0)
-      .map((binding) => ({
-        hostIp: binding.HostIp === '0.0.0.0' ? '' : binding.HostIp,
-        hostPort: Number(binding.HostPort),
-        containerPort: Number(port),
-        protocol,
-      }));
-  });
-}
-
-function networkOf(inspect: Inspect): Specification['network'] {
-  const host = inspect.HostConfig;
-  const mode = host.NetworkMode === 'host' ? 'host' : host.NetworkMode === 'none' ? 'none' : 'bridge';
-  const networks = mode === 'bridge' ? Object.keys(inspect.NetworkSettings.Networks) : [];
-  // Docker adds the id's beginning; only what a person gave is kept.
-  const own = new Set([inspect.Id.slice(0, 12), inspect.Config.Hostname]);
-  const aliases: Record<string, string[]> = {};
-  for (const name of networks) {
-    const given = (inspect.NetworkSettings.Networks[name]?.Aliases ?? []).filter((alias) => !own.has(alias));
-    if (given.length > 0) aliases[name] = given;
-  }
-  return {
-    mode,
-    networks,
-    aliases,
-    dns: host.Dns,
-    dnsSearch: host.DnsSearch,
-    dnsOptions: host.DnsOptions,
-    extraHosts: host.ExtraHosts,
-    managesHosts: true,
-  };
-}
-
-function restartPolicyOf(policy: { Name: string; MaximumRetryCount: number }): Specification['restartPolicy'] {
-  const retries = policy.MaximumRetryCount;
-  switch (policy.Name) {
-    case 'always':
-    case 'on-failure':
-    case 'unless-stopped':
-      return { name: policy.Name, retries };
-    default:
-      return { name: 'no', retries: 0 };
-  }
 }
 
 function resourcesOf(host: Inspect['HostConfig']): Specification['resources'] {
+  const { MemorySwappiness: swappiness = null, NanoCpus: cpus } = host;
   return {
-    ...(host.Memory > 0 ? { memory_bytes: host.Memory } : {}),
-    ...(host.MemorySwap === 0 ? {} : { memorySwap_bytes: host.MemorySwap }),
-    ...(host.MemoryReservation > 0 ? { memoryReservation_bytes: host.MemoryReservation } : {}),
-    ...(host.MemorySwappiness === null || host.MemorySwappiness === undefined || host.MemorySwappiness < 0
-      ? {}
-      : { memorySwappiness: host.MemorySwappiness }),
-    ...(host.CpuShares > 0 ? { cpuShares: host.CpuShares } : {}),
-    ...(host.CpuQuota === 0 ? {} : { cpuQuota_us: host.CpuQuota }),
-    ...(host.CpuPeriod > 0 ? { cpuPeriod_us: host.CpuPeriod } : {}),
-    ...(host.NanoCpus > 0 ? { cpus_nano: host.NanoCpus } : {}),
-    ...(host.CpusetCpus === '' ? {} : { cpusetCpus: host.CpusetCpus }),
-    ...(host.CpusetMems === '' ? {} : { cpusetMems: host.CpusetMems }),
-    ...(host.OomScoreAdj === 0 ? {} : { oomScoreAdj: host.OomScoreAdj }),
-    ...(host.CgroupParent === '' ? {} : { cgroupParent: host.CgroupParent }),
-    ...(host.PidsLimit === null || host.PidsLimit === undefined ? {} : { pidsLimit: host.PidsLimit }),
+    ...limitsOf(host),
+    ...(swappiness === null || swappiness < 0 ? {} : { memorySwappiness: swappiness }),
+    ...(cpus > 0 ? { cpus_nano: cpus } : {}),
   };
 }

@@ -4,7 +4,8 @@ import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { CreatedService, Tree } from '../contract.ts';
 import { isMissing, poll } from '../oci/cgroup.ts';
-import { entriesOf, exists, undoCopies } from '../oci/files.ts';
+import { undoCopies } from '../oci/files.ts';
+import { arrivingTrees, planMounts, unique } from '../oci/mount-trees.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
 import type { CreateRecords } from '../oci/records.ts';
 import type { Specification } from '../specification.ts';
@@ -111,48 +112,11 @@ export async function undoRecord(
 }
 
 async function plan(specification: Specification): Promise<CreateRecord> {
-  if ((await inspectContainer(specification.name)) !== undefined) throw errors.nameTaken(specification.name);
-  const madeVolumes: string[] = [];
-  const madeDirectories: string[] = [];
-  const copiedDirectories: string[] = [];
-  for (const mount of specification.mounts) {
-    if (mount.kind === 'volume' && !mount.anonymous && !mount.shared) {
-      if ((await inspectVolume(mount.name)) === undefined) madeVolumes.push(mount.name);
-      else throw volumeTaken(mount.name);
-    }
-    if (mount.kind === 'bind' && mount.transfer === 'copy') {
-      copiedDirectories.push(mount.source);
-      if (!(await exists(mount.source))) madeDirectories.push(mount.source);
-      else if ((await entriesOf(mount.source)).length > 0) throw directoryTaken(mount.source);
-    }
-  }
+  const { name } = specification;
+  if ((await inspectContainer(name)) !== undefined) throw errors.nameTaken(name);
+  const mounts = await planMounts(specification, 'podman', async (each) => (await inspectVolume(each)) !== undefined);
   const args = createArguments(specification, { image: await imageReference(specification) });
-  return {
-    v: 1,
-    name: specification.name,
-    args,
-    madeVolumes: [...new Set(madeVolumes)],
-    madeDirectories,
-    copiedDirectories,
-  };
-}
-
-function directoryTaken(path: string): UmsError {
-  return new UmsError('UMS_E_NAME_TAKEN', {
-    message: `The directory ${path}, into which a bind mount would be copied, exists and is not empty`,
-    fault: 'destination',
-    state: 'It was left as it is.',
-    mend: 'Empty or move it, or migrate with `--bind-mounts expect` to use what is there.',
-  });
-}
-
-function volumeTaken(name: string): UmsError {
-  return new UmsError('UMS_E_NAME_TAKEN', {
-    message: `A volume named ${name} exists already`,
-    fault: 'destination',
-    state: 'It was left as it is.',
-    mend: `Remove it if nobody needs it (podman volume rm ${name}), or rename the volume at the source.`,
-  });
+  return { v: 1, name, args, ...mounts };
 }
 
 async function createVolume(specification: Specification, name: string): Promise<void> {
@@ -174,21 +138,7 @@ async function destinationTrees(inspect: Inspect, specification: Specification):
     await mountShm(inspect);
     trees.push(shmTree(inspect));
   }
-  for (const mount of specification.mounts) {
-    if (mount.kind === 'volume') {
-      if (mount.shared) continue;
-      // An anonymous volume has another name here; its place in the container is the same.
-      const here = inspect.Mounts.find((each) => each.Type === 'volume' && each.Destination === mount.destination);
-      if (here !== undefined) trees.push({ id: `volume:${mount.name}`, path: here.Source, kind: 'plain' });
-    } else if (mount.kind === 'bind' && mount.transfer === 'copy') {
-      trees.push({ id: `bind:${mount.source}`, path: mount.source, kind: 'plain' });
-    }
-  }
-  return unique(trees);
-}
-
-export function unique(trees: readonly Tree[]): Tree[] {
-  return [...new Map(trees.map((tree) => [tree.id, tree])).values()];
+  return unique([...trees, ...arrivingTrees(specification, inspect.Mounts)]);
 }
 
 export function upperTree(inspect: Inspect): Tree {

@@ -1,5 +1,5 @@
-import type { Mount, Port, Specification } from '../specification.ts';
-import type { Image } from '../specification.ts';
+import { limitsOf, networkOf, portsOf, restartPolicyOf, tmpfsOf } from '../oci/told.ts';
+import type { Image, Mount, Specification } from '../specification.ts';
 import type { Inspect, InspectMount, Volume } from './schema.ts';
 
 /** What of the container lies outside `podman inspect` of it. */
@@ -39,9 +39,16 @@ export function specificationOf(inspect: Inspect, around: Surroundings): Specifi
     mounts: [...inspect.Mounts.map((mount) => mountOf(mount, around.volumes)), ...tmpfsOf(host.Tmpfs)],
     ports: portsOf(host.PortBindings),
     exposedPorts: Object.keys(config.ExposedPorts).filter((port) => !(port in host.PortBindings)),
-    network: networkOf(inspect),
+    // Podman adds the id's beginning, the host name and the name as aliases.
+    network: networkOf(
+      host,
+      inspect.NetworkSettings.Networks,
+      new Set([inspect.Id.slice(0, 12), config.Hostname, inspect.Name]),
+      !inspect.UseImageHosts,
+    ),
     restartPolicy: restartPolicyOf(host.RestartPolicy),
-    resources: resourcesOf(host),
+    // Podman shows 0 or -1 where nothing was asked for.
+    resources: { ...limitsOf(host), ...(host.MemorySwappiness > 0 ? { memorySwappiness: host.MemorySwappiness } : {}) },
     ulimits: host.Ulimits.map(({ Name, Soft, Hard }) => ({
       name: Name.replace(/^RLIMIT_/, '').toLowerCase(),
       soft: Soft,
@@ -118,80 +125,6 @@ function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mou
     labels: volume?.Labels ?? {},
     plain: volume === undefined || (volume.Driver === 'local' && Object.keys(volume.Options).length === 0),
     shared: false,
-  };
-}
-
-function tmpfsOf(tmpfs: Record<string, string>): Mount[] {
-  return Object.entries(tmpfs).map(([destination, options]) => ({
-    kind: 'tmpfs',
-    destination,
-    options: options.split(',').filter((option) => option !== ''),
-  }));
-}
-
-function portsOf(bindings: Inspect['HostConfig']['PortBindings']): Port[] {
-  return Object.entries(bindings).flatMap(([name, list]) => {
-    const [port, protocol] = name.split('/');
-    if (protocol !== 'tcp' && protocol !== 'udp' && protocol !== 'sctp') return [];
-    return list.map((binding) => ({
-      hostIp: binding.HostIp === '0.0.0.0' ? '' : binding.HostIp,
-      hostPort: Number(binding.HostPort),
-      containerPort: Number(port),
-      protocol,
-    }));
-  });
-}
-
-function networkOf(inspect: Inspect): Specification['network'] {
-  const host = inspect.HostConfig;
-  const mode = host.NetworkMode === 'host' ? 'host' : host.NetworkMode === 'none' ? 'none' : 'bridge';
-  const networks = mode === 'bridge' ? Object.keys(inspect.NetworkSettings.Networks) : [];
-  // Podman adds the id's beginning and the host name as aliases; only what a person gave is kept.
-  const own = new Set([inspect.Id.slice(0, 12), inspect.Config.Hostname, inspect.Name]);
-  const aliases: Record<string, string[]> = {};
-  for (const name of networks) {
-    const given = (inspect.NetworkSettings.Networks[name]?.Aliases ?? []).filter((alias) => !own.has(alias));
-    if (given.length > 0) aliases[name] = given;
-  }
-  return {
-    mode,
-    networks,
-    aliases,
-    dns: host.Dns,
-    dnsSearch: host.DnsSearch,
-    dnsOptions: host.DnsOptions,
-    extraHosts: host.ExtraHosts,
-    managesHosts: !inspect.UseImageHosts,
-  };
-}
-
-function restartPolicyOf(policy: { Name: string; MaximumRetryCount: number }): Specification['restartPolicy'] {
-  const retries = policy.MaximumRetryCount;
-  switch (policy.Name) {
-    case 'always':
-    case 'on-failure':
-    case 'unless-stopped':
-      return { name: policy.Name, retries };
-    default:
-      return { name: 'no', retries: 0 };
-  }
-}
-
-function resourcesOf(host: Inspect['HostConfig']): Specification['resources'] {
-  return {
-    ...(host.Memory > 0 ? { memory_bytes: host.Memory } : {}),
-    ...(host.MemorySwap === 0 ? {} : { memorySwap_bytes: host.MemorySwap }),
-    ...(host.MemoryReservation > 0 ? { memoryReservation_bytes: host.MemoryReservation } : {}),
-    // Podman shows 0 or -1 where nothing was asked for.
-    ...(host.MemorySwappiness > 0 ? { memorySwappiness: host.MemorySwappiness } : {}),
-    ...(host.CpuShares > 0 ? { cpuShares: host.CpuShares } : {}),
-    ...(host.CpuQuota === 0 ? {} : { cpuQuota_us: host.CpuQuota }),
-    ...(host.CpuPeriod > 0 ? { cpuPeriod_us: host.CpuPeriod } : {}),
-    ...(host.CpusetCpus === '' ? {} : { cpusetCpus: host.CpusetCpus }),
-    ...(host.CpusetMems === '' ? {} : { cpusetMems: host.CpusetMems }),
-    ...(host.OomScoreAdj === 0 ? {} : { oomScoreAdj: host.OomScoreAdj }),
-    ...(host.CgroupParent === '' ? {} : { cgroupParent: host.CgroupParent }),
-    ...(host.PidsLimit === null || host.PidsLimit === undefined ? {} : { pidsLimit: host.PidsLimit }),
   };
 }
 

@@ -2,7 +2,8 @@ import { readFile } from 'node:fs/promises';
 import type { Tree } from '../contract.ts';
 import { isMissing } from '../oci/cgroup.ts';
 import { inspectVolume } from './cli.ts';
-import { hasOwnShm, shmTree, unique, upperTree } from './create.ts';
+import { mountedTrees, unique } from '../oci/mount-trees.ts';
+import { hasOwnShm, shmTree, upperTree } from './create.ts';
 import type { Surroundings } from './describe.ts';
 import { type Inspect, ociConfigSchema, type Volume } from './schema.ts';
 
@@ -11,10 +12,7 @@ export function sourceTrees(inspect: Inspect): Tree[] {
   return unique([
     upperTree(inspect),
     ...(hasOwnShm(inspect) ? [shmTree(inspect)] : []),
-    ...inspect.Mounts.flatMap((mount): Tree[] => {
-      if (mount.Type === 'volume') return [{ id: `volume:${mount.Name ?? ''}`, path: mount.Source, kind: 'plain' }];
-      return mount.Type === 'bind' ? [{ id: `bind:${mount.Source}`, path: mount.Source, kind: 'plain' }] : [];
-    }),
+    ...mountedTrees(inspect.Mounts),
   ]);
 }
 
