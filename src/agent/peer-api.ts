@@ -13,6 +13,7 @@ import {
   receivedRequestSchema,
   reserveRequestSchema,
   restoreRequestSchema,
+  surrenderRequestSchema,
   treesStreamSchema,
 } from '#src/coordination/messages.ts';
 import { checkHere } from '#src/coordination/preflight.ts';
@@ -85,7 +86,13 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
       parseInput(filledRequestSchema, request.body, 'UMS_E_PEER_MESSAGE').wait_ms,
     ),
   );
-  app.post('/peer/v1/migrations/:id/surrender', (request) => destination.surrender(peerName(request), id(request)));
+  app.post('/peer/v1/migrations/:id/surrender', (request) =>
+    destination.surrender(
+      peerName(request),
+      id(request),
+      parseInput(surrenderRequestSchema, request.body ?? {}, 'UMS_E_PEER_MESSAGE').thawed,
+    ),
+  );
   app.post('/peer/v1/migrations/:id/begin-anew', (request) => destination.beginAnew(peerName(request), id(request)));
   app.post('/peer/v1/migrations/:id/finish', (request) => destination.finish(peerName(request), id(request)));
 }

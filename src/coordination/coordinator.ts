@@ -1,15 +1,15 @@
-import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from './boot.ts';
 import type { SagaContext } from './context.ts';
 import { EarlyPreflight } from './early-preflight.ts';
 import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
 import { newMigrationId, type Row } from './journal.ts';
-import { answerSchema } from './messages.ts';
 import { askedFor, chosenFor, makePlan, planOf, runsEarly } from './plan.ts';
 import { findFirst, findService, type Found, preflight } from './preflight.ts';
 import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
 import { SourceSaga } from './source/saga.ts';
+import { tellPeer } from './source/tell-peer.ts';
 import type { SourceState } from './states.ts';
 
 const MAINTENANCE_PERIOD_MS = 5000;
@@ -189,21 +189,9 @@ export class Coordinator {
   }
 
   async #maintain(): Promise<void> {
-    const { journal, peers, log } = this.#context;
+    const { journal } = this.#context;
     for (const row of journal.untold()) {
-      try {
-        await peers.request(row.destination, {
-          method: 'POST',
-          path: `/peer/v1/migrations/${row.id}/give-up`,
-          schema: answerSchema,
-          timeout_ms: 5000,
-        });
-        journal.update(row.id, { peer_told: true });
-      } catch (error) {
-        const failure = toUmsError(error);
-        if (failure.code === 'UMS_E_MIGRATION_UNKNOWN') journal.update(row.id, { peer_told: true });
-        else log.debug({ migration: row.id, code: failure.code }, 'the destination still does not answer');
-      }
+      if (await tellPeer(this.#context, row)) journal.update(row.id, { peer_told: true });
     }
     await this.#expireLeases();
   }

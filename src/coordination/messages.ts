@@ -82,6 +82,12 @@ export const reserveResponseSchema = z.object({
  */
 export const commitRequestSchema = z.object({ only_whole: z.boolean().default(false) });
 
+/**
+ * An operator chose the source's copy. `thawed`: it runs already, because the destination did not answer then. Whatever the
+ * destination has is dropped; otherwise only what has not become whole.
+ */
+export const surrenderRequestSchema = z.object({ thawed: z.boolean().default(false) });
+
 /** How long the destination may wait for the end of the filling before it answers. */
 export const filledRequestSchema = z.object({ wait_ms: z.int().min(0).max(20_000) });
 

@@ -16,7 +16,7 @@ import { likelyTracker, whyNotLazy } from './plan.ts';
 import { statusOf } from './process-status.ts';
 import { sampleMemory } from './sample.ts';
 import type { MigrateOptions } from './schema.ts';
-import { applySharedChoice, sharedFindings, sharedVolumes } from './shared-storage.ts';
+import { applySharedChoice, sharedFindings, volumesOf } from './shared-storage.ts';
 
 export interface Forecast {
   choice: Choice;
@@ -150,7 +150,7 @@ export function movingTrees(description: ServiceDescription): Tree[] {
       mount.kind === 'bind' && mount.transfer === 'copy' ? [`bind:${mount.source}`] : [],
     ),
   );
-  const shared = new Set(sharedVolumes(description.specification).map((name) => `volume:${name}`));
+  const shared = new Set(volumesOf(description.specification).shared.map((name) => `volume:${name}`));
   return description.trees.filter(
     (tree) => (!tree.id.startsWith('bind:') || bound.has(tree.id)) && !shared.has(tree.id),
   );

@@ -8,7 +8,7 @@ const PAGES = 65_536;
 it('sees how much of a process has changed since, however long ago that was', async () => {
   const memory = Buffer.allocUnsafeSlow(PAGES * PAGE_BYTES);
   randomFillSync(memory);
-  const taken = await TakenPages.take([process.pid]);
+  const taken = await TakenPages.take([process.pid], new AbortController().signal);
   try {
     // All that runs beside the test is in the same process, but it is little beside this buffer.
     const before = await taken.changed();
@@ -23,4 +23,13 @@ it('sees how much of a process has changed since, however long ago that was', as
   } finally {
     taken.close();
   }
+});
+
+it('stops looking at once when nobody wants to know any more', async () => {
+  const memory = Buffer.allocUnsafeSlow(PAGES * PAGE_BYTES).fill(1);
+  const stop = new AbortController();
+  const taking = TakenPages.take([process.pid], stop.signal);
+  stop.abort(new Error('not wanted'));
+  await expect(taking).rejects.toThrow('not wanted');
+  expect(memory.length).toBe(PAGES * PAGE_BYTES);
 });

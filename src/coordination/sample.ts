@@ -41,7 +41,7 @@ export interface ChangedBytes {
  * changed. It only reads, so it disturbs nothing and may be done for a check that touches nothing.
  */
 export async function sampleMemory(pids: readonly number[], signal: AbortSignal): Promise<MemorySample> {
-  const taken = await TakenPages.take(pids, { compress: true });
+  const taken = await TakenPages.take(pids, signal, { compress: true });
   try {
     const changed: ChangedBytes[] = [];
     for (const after_ms of LOOKS_MS) {
@@ -67,17 +67,22 @@ export class TakenPages {
   private constructor() {}
 
   /** With `compress`, some of them are compressed, to see what that would gain. */
-  static async take(pids: readonly number[], { compress = false }: { compress?: boolean } = {}): Promise<TakenPages> {
+  static async take(
+    pids: readonly number[],
+    signal: AbortSignal,
+    { compress = false }: { compress?: boolean } = {},
+  ): Promise<TakenPages> {
     const taken = new TakenPages();
     try {
       const spaces: { memory: ProcessMemory; present: PageRange[] }[] = [];
       for (const pid of pids) {
+        signal.throwIfAborted();
         const memory = await ProcessMemory.open(pid);
         taken.#opened.push(memory);
         const lazy = normaliseRanges((await mappings(pid)).filter((mapping) => mapping.lazy));
-        spaces.push({ memory, present: intersectRanges(normaliseRanges(await memory.present(lazy)), lazy) });
+        spaces.push({ memory, present: intersectRanges(normaliseRanges(await memory.present(lazy, signal)), lazy) });
       }
-      await taken.#read(spaces, compress);
+      await taken.#read(spaces, compress, signal);
       return taken;
     } catch (error) {
       taken.close();
@@ -109,7 +114,11 @@ export class TakenPages {
     for (const memory of this.#opened.splice(0)) memory.close();
   }
 
-  async #read(spaces: readonly { memory: ProcessMemory; present: PageRange[] }[], compress: boolean): Promise<void> {
+  async #read(
+    spaces: readonly { memory: ProcessMemory; present: PageRange[] }[],
+    compress: boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
     const total = spaces.reduce((sum, space) => sum + countPages(space.present), 0);
     this.present_bytes = total * PAGE_BYTES;
     this.#began_ms = performance.now();
@@ -126,7 +135,9 @@ export class TakenPages {
           this.#compressed.packed += deflateRawSync(content).length;
         }
         sample.push({ memory, page, content });
-        if (sample.length % TURN_PAGES === 0) await setImmediate();
+        if (sample.length % TURN_PAGES !== 0) continue;
+        await setImmediate();
+        signal.throwIfAborted();
       }
     }
   }

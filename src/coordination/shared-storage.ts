@@ -26,9 +26,11 @@ function isLabelled(labels: Readonly<Record<string, string>>): boolean {
   return labels[SHARED_LABEL] === 'true';
 }
 
-/** Volumes that stay where they are. */
-export function sharedVolumes(specification: Specification): string[] {
-  return specification.mounts.flatMap((mount) => (mount.kind === 'volume' && mount.shared ? [mount.name] : []));
+/** Which of its volumes have moved, and which stay where they are. */
+export function volumesOf(specification: Specification): { moved: string[]; shared: string[] } {
+  const volumes = specification.mounts.flatMap((mount) => (mount.kind === 'volume' ? [mount] : []));
+  const names = (shared: boolean) => volumes.filter((volume) => volume.shared === shared).map(({ name }) => name);
+  return { moved: names(false), shared: names(true) };
 }
 
 /** What was declared and is not so, and what must be declared. */
@@ -70,7 +72,7 @@ const NETWORK_TYPES = new Set([
 
 /** Where what the service wrote must reach the storage before the destination reads it. */
 export async function sharedPaths(description: ServiceDescription): Promise<string[]> {
-  const volumes = new Set(sharedVolumes(description.specification).map((name) => `volume:${name}`));
+  const volumes = new Set(volumesOf(description.specification).shared.map((name) => `volume:${name}`));
   const binds = description.specification.mounts.flatMap((mount) =>
     mount.kind === 'bind' && mount.transfer === 'expect' && !mount.readOnly ? [`bind:${mount.source}`] : [],
   );

@@ -264,6 +264,24 @@ const moves = withService(
   },
 );
 
+const finishesRemoval = withService('finishes a removal that was cut short', async ({ source }, { name }) => {
+  const { handle, specification } = await source.driver.describe(name);
+  const described = specification.mounts.flatMap((mount) => (mount.kind === 'volume' ? [mount.name] : []));
+  await source.driver.freeze(handle);
+  // The container is gone, and with it whoever could tell which volumes were its own.
+  await source.driver.remove(handle, { volumes: false });
+  assert.equal(await source.driver.state(handle), 'absent');
+  await source.driver.remove(handle, { volumes: true, keep: described, described });
+  const kept = await source.remains(name);
+  assert.deepEqual(
+    described.filter((volume) => !kept.includes(volume)),
+    [],
+    'what shall stay stays',
+  );
+  await source.driver.remove(handle, { volumes: true, described });
+  assert.deepEqual(await source.remains(name), []);
+});
+
 function isError(finding: { severity: string }): boolean {
   return finding.severity === 'error';
 }
@@ -474,6 +492,7 @@ export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   abandonsPrepared,
   throttles,
   undoesRestored,
+  finishesRemoval,
   refusesBrokenImages,
   discards,
   beginsAnew,

@@ -123,6 +123,8 @@ export interface RemoveOptions {
   volumes: boolean;
   /** Names of volumes that stay in any case. */
   keep?: readonly string[];
+  /** Names of its volumes as they were described: a removal that was cut short may have left them without the container. */
+  described?: readonly string[];
 }
 
 export interface Driver {

@@ -106,6 +106,19 @@ async function longCut(): Promise<void> {
   await lab.heal();
 }
 
+/** The destination does not hear of the choice before the link is back, and must not run its copy beside the other then. */
+async function chosenWhileCut(id: string): Promise<void> {
+  await lab.partition('alpha', 'beta');
+  await until('the source says that it is in doubt', 30_000, async () => (await stateOf(id))?.in_doubt || undefined);
+  await until('the service is held while its memory cannot arrive', 30_000, async () => isHeld(beta) || undefined);
+  await agentRequest(alpha, 'POST', `/v1/migrations/${id}/recover`, { choice: 'thaw-source' });
+  await ended(alpha, id, END_LIMIT_MS);
+  assert.ok(isActive(alpha), 'the copy at the source runs again');
+  assert.ok(isHeld(beta), 'the other one has not heard of it and stands still');
+  await lab.heal();
+  await until('the other one goes', 30_000, async () => (mosaicPids(beta).length === 0 ? true : undefined));
+}
+
 const LIVE = ['pre-copy', 'hybrid'];
 const EARLY = ['post-copy', 'hybrid'];
 const ALL: readonly string[] = TECHNIQUES;
@@ -133,6 +146,13 @@ const FAULTS: readonly Fault[] = [
     ends: ['done'],
   },
   { name: 'a long cut during demand fetches', techniques: EARLY, at: 'filling', act: longCut, ends: ['done'] },
+  {
+    name: 'an operator goes back while the link is cut',
+    techniques: ['post-copy'],
+    at: 'filling',
+    act: chosenWhileCut,
+    ends: ['aborted'],
+  },
   {
     name: 'sender killed before the hand-over',
     techniques: ALL,

@@ -65,8 +65,9 @@ export class ProcessMemory implements PageReader {
   /** Pages that hold something, of these ranges or of all memory that CRIU leaves to us. */
   async present(
     ranges: readonly PageRange[] = mappingsNow(this.pid).filter((mapping) => mapping.lazy),
+    signal?: AbortSignal,
   ): Promise<PageRange[]> {
-    return presentPages(this.pid, ranges);
+    return presentPages(this.pid, ranges, signal);
   }
 
   /** Whether the process, not another that was given its pid, exists; also as a zombie, which has no memory. */

@@ -41,6 +41,17 @@ const COMING: readonly DestinationState[] = ['reserved', 'receiving'];
 /** This agent was restarted, and the stream of files ended with the last one. */
 const NO_PASSES = new Passes();
 NO_PASSES.end();
+/** Nothing runs here yet. */
+const UNCOMMITTED: readonly DestinationState[] = [
+  'reserving',
+  'reserved',
+  'receiving',
+  'received',
+  'restoring',
+  'restored',
+];
+/** Whether or not it runs here, nobody has relied on it yet. */
+const UNSETTLED: readonly DestinationState[] = [...UNCOMMITTED, 'committing', 'active'];
 /** In these states the source may connect the page path. */
 const MEMORY_STATES: readonly DestinationState[] = [
   'reserving',
@@ -433,15 +444,7 @@ export class Destination {
     return this.#exclusive(id, async () => {
       this.#row(peer, id);
       const state = this.#state(id);
-      const back: readonly DestinationState[] = [
-        'reserving',
-        'reserved',
-        'receiving',
-        'received',
-        'restoring',
-        'restored',
-      ];
-      if (back.includes(state)) await this.#move(id, state, 'aborting');
+      if (UNCOMMITTED.includes(state)) await this.#move(id, state, 'aborting');
       if (state === 'committing') {
         // Told to run it, and killed before the end of that was known: find out before answering.
         await this.recover(id);
@@ -490,18 +493,21 @@ export class Destination {
   }
 
   /**
-   * An operator chose the source's frozen copy while memory was still on its way. Possible only as long as this side
-   * has not said that it has everything: the source still holds its copy then, whenever this arrives.
+   * An operator chose the source's frozen copy. Possible only as long as this side has not said that it has everything: the
+   * source still holds its copy then, whenever this arrives. With `thawed` the source's copy runs already: what is here
+   * must not run beside it.
    */
-  surrender(peer: string, id: string): Promise<Answer> {
+  surrender(peer: string, id: string, thawed: boolean): Promise<Answer> {
     const started = performance.now();
     return this.#exclusive(id, async () => {
       const row = this.#row(peer, id);
-      this.#require(row, ['settling', 'done', 'aborting', 'aborted']);
-      if (this.#state(id) === 'settling' && planOf(row).path === 'pages' && row.data['filled'] !== true) {
-        await this.#context.traffic.setRoute(row.service_uid, { kind: 'peer', peer });
-        await this.#goBack(id, 'settling', surrendered(row));
-      } else if (this.#state(id) === 'aborting') {
+      this.#require(row, [...(thawed ? UNSETTLED : []), 'settling', 'done', 'aborting', 'aborted']);
+      const state = this.#state(id);
+      const isPartial = state === 'settling' && planOf(row).path === 'pages' && row.data['filled'] !== true;
+      if (isPartial || (thawed && (state === 'settling' || UNSETTLED.includes(state)))) {
+        if (state === 'settling') await this.#context.traffic.setRoute(row.service_uid, { kind: 'peer', peer });
+        await this.#goBack(id, state, surrendered(row));
+      } else if (state === 'aborting') {
         await this.#abort(id);
       }
       return this.#answer(id, started);

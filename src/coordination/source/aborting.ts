@@ -5,8 +5,8 @@ import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
-import { answerSchema } from '../messages.ts';
 import type { SourceStep } from './steps.ts';
+import { tellPeer } from './tell-peer.ts';
 
 /**
  * Everything back as it was: the service runs on with its state, its clients are let through, the destination drops
@@ -19,7 +19,13 @@ export const aborting: SourceStep = {
     await bringBack(context, row);
     await context.traffic.release(row.service_uid, row.id, { kind: 'here' });
     await rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
-    await tellPeer(context, row);
+    // Best effort now; a destination that does not hear it is told when it can be reached again.
+    // Before its pre-flight has ended a migration is not known to it.
+    const known = row.data['sizes'] !== undefined;
+    if (known && !(await tellPeer(context, row))) {
+      context.journal.update(row.id, { peer_told: false });
+      context.log.warn({ migration: row.id }, 'the destination will be told later that the service stays here');
+    }
     return 'aborted';
   },
 };
@@ -59,25 +65,5 @@ async function startAgain(driver: Driver, row: Row): Promise<string | undefined>
     return undefined;
   } catch (error) {
     return toUmsError(error).message;
-  }
-}
-
-/** Best effort now; if the destination does not hear it, it is told when it can be reached again (see recovery). */
-async function tellPeer(context: SagaContext, row: Row): Promise<void> {
-  // Before its pre-flight has ended a migration is not known to the destination.
-  if (row.data['sizes'] === undefined) return;
-  try {
-    await context.peers.request(row.destination, {
-      method: 'POST',
-      path: `/peer/v1/migrations/${row.id}/give-up`,
-      schema: answerSchema,
-      timeout_ms: 5000,
-    });
-  } catch (error) {
-    const failure = toUmsError(error);
-    // It never heard of this migration, so it has nothing to drop.
-    if (failure.code === 'UMS_E_MIGRATION_UNKNOWN') return;
-    context.journal.update(row.id, { peer_told: false });
-    context.log.warn({ migration: row.id, code: failure.code }, 'the destination will be told later to give up');
   }
 }

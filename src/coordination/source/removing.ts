@@ -4,7 +4,7 @@ import { allOf } from '../all-of.ts';
 import { whatItTaught } from '../forecast.ts';
 import { specificationOf } from '../context.ts';
 import { answerSchema } from '../messages.ts';
-import { sharedVolumes } from '../shared-storage.ts';
+import { volumesOf } from '../shared-storage.ts';
 import { untilAnswered } from './until-answered.ts';
 import type { SourceStep } from './steps.ts';
 
@@ -12,9 +12,10 @@ import type { SourceStep } from './steps.ts';
 export const removing: SourceStep = {
   async run(context, row, signal, memory) {
     const driver = context.driver(row.engine);
+    const { moved, shared } = volumesOf(specificationOf(row));
     const removed = row.options.keepSourceStopped
       ? driver.discard(row.handle)
-      : driver.remove(row.handle, { volumes: true, keep: sharedVolumes(specificationOf(row)) });
+      : driver.remove(row.handle, { volumes: true, keep: shared, described: moved });
     // None of them has to wait for another, and each has ended before the next step or try.
     const staging = rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
     await allOf([removed, memory.moving?.close(true), staging]);

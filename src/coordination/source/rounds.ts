@@ -44,7 +44,10 @@ export async function copyRounds(
   let cpu_share = 1;
   const technique = planOf(row).technique === 'hybrid' ? 'hybrid' : 'pre-copy';
   // Both read all over the memory, so they take turns.
-  const first = new FirstRoundLook(predicted.then(() => context.driver(row.engine).processes(row.handle)));
+  const first = new FirstRoundLook(
+    predicted.then(() => context.driver(row.engine).processes(row.handle)),
+    signal,
+  );
   const progressAfter = (measured: RoundMeasurement): Progress => {
     // What was seen of the service before comes while the first round is on its way.
     const now = context.journal.get(row.id);
@@ -112,8 +115,8 @@ class FirstRoundLook {
   #taken: TakenPages | undefined;
   seen: DirtyObservation | undefined;
 
-  constructor(pids: Promise<readonly number[]>) {
-    this.#taking = pids.then((known) => TakenPages.take(known));
+  constructor(pids: Promise<readonly number[]>, signal: AbortSignal) {
+    this.#taking = pids.then((known) => TakenPages.take(known, signal));
     // Whoever closes it hears of a failure.
     this.#taking.then((taken) => (this.#taken = taken)).catch(() => undefined);
   }

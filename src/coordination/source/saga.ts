@@ -116,11 +116,9 @@ export class SourceSaga {
       });
     }
     journal.emit(id, { event: 'note', text: `An operator chose ${choice}.` });
-    if (row.state === 'filling' && choice === 'thaw-source') {
-      // The step itself asks the destination first, which may have got everything meanwhile.
-      journal.merge(id, { operator: choice });
-      return journal.get(id);
-    }
+    journal.merge(id, { operator: choice });
+    // The step itself asks the destination first, which may have got everything meanwhile.
+    if (row.state === 'filling' && choice === 'thaw-source') return journal.get(id);
     this.#running.get(id)?.stop.abort(new Error('an operator decided'));
     const next: SourceState =
       row.state === 'filling' ? 'removing' : choice === 'thaw-source' ? 'aborting' : 'redirecting';

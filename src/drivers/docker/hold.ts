@@ -1,6 +1,7 @@
 import { mkdir, rename, rmdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { isMissing } from '../oci/cgroup.ts';
-import { exists } from '../oci/files.ts';
+import { exists, syncDirectory } from '../oci/files.ts';
 
 const HELD = '.held-by-ums';
 
@@ -14,6 +15,11 @@ export async function hold(hostname: string): Promise<void> {
   if (hostname === '') return;
   if (!(await exists(hostname + HELD))) await rename(hostname, hostname + HELD);
   if (!(await exists(hostname))) await mkdir(hostname);
+}
+
+/** On return it is held beyond a power cut too. It waits for the disk, so it is not for the time of the freeze itself. */
+export async function holdForGood(hostname: string): Promise<void> {
+  if (hostname !== '') await syncDirectory(dirname(hostname));
 }
 
 export async function release(hostname: string): Promise<void> {

@@ -49,7 +49,7 @@ import {
 import { nameOf, specificationOf } from './describe.ts';
 import { type DockerHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
-import { hold, release } from './hold.ts';
+import { hold, holdForGood, release } from './hold.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { logOfContainer, startOf, sweepLinks, unlink } from './restore.ts';
 import type { Inspect } from './schema.ts';
@@ -296,7 +296,13 @@ export class DockerDriver implements Driver {
   }
 
   afterCheckpoint(handle: string): AfterCheckpoint {
-    return afterDump(readHandle(handle).id);
+    const { id, hostname } = readHandle(handle);
+    const { ended, holds } = afterDump(id);
+    // After the commit dockerd must not start it, even after a power cut; until then the disk may take its time.
+    const all = Promise.all([holds, holdForGood(hostname)]).then(() => undefined);
+    // It is awaited when the destination has answered.
+    all.catch(() => undefined);
+    return { ended, holds: all };
   }
 
   async #remember(id: string): Promise<Known | undefined> {
@@ -373,9 +379,10 @@ export class DockerDriver implements Driver {
     await this.#throttle.set(id, [], undefined);
     // A record is there until the migration is settled: until then removing is undoing.
     if (record !== undefined && key !== undefined) return await undoRecord(this.#records, key, record);
-    if (!options.volumes || inspect === undefined) return;
-    for (const { Type: type, Name: name } of inspect.Mounts) {
-      if (type === 'volume' && name !== undefined && options.keep?.includes(name) !== true) await removeVolume(name);
+    if (!options.volumes) return;
+    const mounted = (inspect?.Mounts ?? []).flatMap(({ Type: type, Name: name }) => (type === 'volume' ? [name] : []));
+    for (const name of new Set([...mounted, ...(options.described ?? [])])) {
+      if (name !== undefined && options.keep?.includes(name) !== true) await removeVolume(name);
     }
   }
 

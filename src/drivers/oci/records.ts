@@ -2,6 +2,7 @@ import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { z } from 'zod';
 import { isMissing } from './cgroup.ts';
+import { syncDirectory } from './files.ts';
 
 /**
  * What a `create` is about to make, written down before it makes it, so that after a crash exactly that is found again
@@ -43,12 +44,7 @@ export class CreateRecords<T> {
       await file.close();
     }
     await rename(`${path}.new`, path);
-    const directory = await open(this.#directory, 'r');
-    try {
-      await directory.sync();
-    } finally {
-      await directory.close();
-    }
+    await syncDirectory(this.#directory);
   }
 
   async remove(key: string): Promise<void> {

@@ -348,7 +348,8 @@ export class PodmanDriver implements Driver {
     if (record !== undefined && known.key !== undefined) {
       await undoRecord(this.#records, known.key, record);
     } else if (options.volumes) {
-      await removeVolumes(named.filter((name) => options.keep?.includes(name) !== true));
+      const names = new Set([...named, ...(options.described ?? [])]);
+      await removeVolumes([...names].filter((name) => options.keep?.includes(name) !== true));
     }
   }
 
