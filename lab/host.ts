@@ -14,6 +14,7 @@ import {
   processesIn,
   readOrEmpty,
 } from './cgroup.ts';
+import { importIntoContainerd } from './containerd.ts';
 import { hostAddress } from './names.ts';
 import { PATIENCE } from './patience.ts';
 
@@ -22,7 +23,7 @@ const POLL_MS = 5;
 const HOST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ums/node/bin';
 const IMAGES = '/opt/images';
 const IMAGE_PATH = '/usr/local/bin:/usr/bin:/bin';
-const DISK = ['upper', 'work', 'root', 'containers', 'docker', 'ums', 'srv', 'api', 'log'] as const;
+const DISK = ['upper', 'work', 'root', 'containers', 'docker', 'containerd', 'ums', 'srv', 'api', 'log'] as const;
 
 export interface HostSettings {
   name: string;
@@ -177,13 +178,14 @@ export class Host {
     return stdout.split('\n').flatMap((file) => (file.endsWith('.tar') ? [file.slice(0, -'.tar'.length)] : []));
   }
 
-  /** Imports a prepared image into an engine of this host, if it is not there. */
-  async importImage(name: string, engine: 'podman' | 'docker' = 'podman'): Promise<string> {
-    const image = engine === 'podman' ? `localhost/${name}:latest` : `${name}:latest`;
-    const there = await this.exec(engine, ['image', 'inspect', '--format', '{{.Id}}', image], {
-      okExitCodes: [0, 1, 125],
-    });
-    if (there.exitCode === 0) return image;
+  /** Imports a prepared image into an engine of this host, if it is not there; `namespace` is one of containerd's. */
+  async importImage(
+    name: string,
+    engine: 'podman' | 'docker' | 'containerd' = 'podman',
+    namespace = 'default',
+  ): Promise<string> {
+    const image = engine === 'docker' ? `${name}:latest` : `localhost/${name}:latest`;
+    if (await this.#hasImage(image, engine, namespace)) return image;
     if (!(await this.preparedImages()).includes(name)) {
       throw new UmsError('UMS_E_USAGE', {
         message: `No image ${name} is prepared`,
@@ -191,8 +193,19 @@ export class Host {
         mend: `There are: ${(await this.preparedImages()).join(', ')}`,
       });
     }
-    await this.exec(engine, ['import', '--change', `ENV PATH=${IMAGE_PATH}`, `${IMAGES}/${name}.tar`, image]);
+    const tree = `${IMAGES}/${name}.tar`;
+    if (engine === 'containerd') await importIntoContainerd(this, { tree, image, path: IMAGE_PATH, namespace });
+    else await this.exec(engine, ['import', '--change', `ENV PATH=${IMAGE_PATH}`, tree, image]);
     return image;
+  }
+
+  async #hasImage(image: string, engine: 'podman' | 'docker' | 'containerd', namespace: string): Promise<boolean> {
+    if (engine === 'containerd') {
+      const { stdout } = await this.exec('ctr', ['-n', namespace, 'images', 'ls', '-q', `name==${image}`]);
+      return stdout.trim() === image;
+    }
+    const asked = ['image', 'inspect', '--format', '{{.Id}}', image];
+    return (await this.exec(engine, asked, { okExitCodes: [0, 1, 125] })).exitCode === 0;
   }
 
   /** Processes of the host, the machine's numbers. */

@@ -4,7 +4,9 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import { agentExists, killAgent, pairAgents, type StartAgentOptions, startAgent, stopAgent } from './agents.ts';
 import { cgroup2Root, killCgroup, removeCgroup } from './cgroup.ts';
 import { removeContexts, writeContexts } from './contexts.ts';
-import { startDocker } from './docker.ts';
+import { CONTAINERD } from './containerd.ts';
+import { type Daemon, startDaemon } from './daemon.ts';
+import { DOCKER } from './docker.ts';
 import { Host } from './host.ts';
 import { withLock } from './lock.ts';
 import {
@@ -44,8 +46,9 @@ export interface UpOptions {
   engines?: readonly DaemonEngine[];
 }
 
-export const DAEMON_ENGINES = ['docker'] as const;
+export const DAEMON_ENGINES = ['docker', 'containerd'] as const;
 export type DaemonEngine = (typeof DAEMON_ENGINES)[number];
+const DAEMONS: Record<DaemonEngine, Daemon> = { docker: DOCKER, containerd: CONTAINERD };
 
 /**
  * A lab: test hosts on one machine and the wire between them. Methods that change it take its lock, so that two commands
@@ -133,8 +136,10 @@ export class Lab {
       for (const host of this.hosts) if (!host.running) await this.#bootHost(host);
       await this.#applyNetwork();
     });
-    if (options.engines?.includes('docker') === true) {
-      await Promise.all(this.hosts.filter((host) => host.running).map((host) => startDocker(host)));
+    // One after the other: a dockerd that starts first keeps a containerd of its own, with other paths.
+    for (const engine of DAEMON_ENGINES.filter((each) => options.engines?.includes(each) === true)) {
+      const running = this.hosts.filter((host) => host.running);
+      await Promise.all(running.map((host) => startDaemon(host, DAEMONS[engine])));
     }
     if (options.agents !== false && agentExists())
       await this.startAgents({ faultInjection: options.faultInjection === true });

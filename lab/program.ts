@@ -20,7 +20,7 @@ interface UpFlags {
 export function labProgram(): Command {
   const program = new Command('ums lab')
     .description(
-      'Test hosts on this machine, each with its own root, network, processes, agent, runc, Podman, Docker and CRIU 4.',
+      'Test hosts on this machine, each with its own root, network, processes, agent, runc, Podman, Docker, containerd and CRIU 4.',
     )
     .enablePositionalOptions()
     .exitOverride()
@@ -55,12 +55,14 @@ function addUpAndDown(program: Command): void {
     .description('Make what is missing: root file system, hosts, network, agents. Harmless when all is there.')
     .argument('[HOST...]', 'hosts that there shall be; alpha and beta if there are none yet')
     .addOption(
-      new Option('--with <engine...>', 'start these engines on every host, too').choices(DAEMON_ENGINES).default([]),
+      new Option('--with <engines>', `start these engines on every host, too: ${DAEMON_ENGINES.join(',')}`)
+        .argParser(parseEngines)
+        .default([], 'none'),
     )
     .option('--no-agents', 'start and pair no agents')
     .option('--fault-injection', 'let tests set breakpoints in the agents')
     .option(...JSON_OPTION)
-    .addHelpText('after', examples('ums lab up', 'ums lab up gamma', 'ums lab up --with docker'))
+    .addHelpText('after', examples('ums lab up', 'ums lab up gamma', 'ums lab up --with docker,containerd'))
     .action(async (hosts: string[], options: Json & UpFlags) => {
       const lab = openLab();
       const { agents, faultInjection = false, with: engines } = options;
@@ -83,6 +85,20 @@ function addUpAndDown(program: Command): void {
     .option(...JSON_OPTION)
     .addHelpText('after', examples('ums lab status --json'))
     .action((options: Json) => print(openLab(), options));
+}
+
+/** Names with commas between them; given twice, both count. */
+function parseEngines(text: string, before: readonly DaemonEngine[]): DaemonEngine[] {
+  const named = text.split(',').map((name) => {
+    const engine = DAEMON_ENGINES.find((each) => each === name.trim());
+    if (engine !== undefined) return engine;
+    throw new UmsError('UMS_E_USAGE', {
+      message: `"${name}" is no engine that the lab starts`,
+      fault: 'user',
+      mend: `It starts ${DAEMON_ENGINES.join(' and ')}; Podman and runc need no daemon and are always there.`,
+    });
+  });
+  return [...new Set([...before, ...named])];
 }
 
 function addExec(program: Command): void {
@@ -232,14 +248,18 @@ function addMaterial(program: Command): void {
     });
   program
     .command('image')
-    .description('Import a prepared image into the Podman of a host, as localhost/NAME.')
+    .description('Import a prepared image into an engine of a host, as localhost/NAME (in Docker as NAME).')
     .argument('HOST')
     .argument('[NAME]', 'without it, list the images that are prepared')
+    .addOption(
+      new Option('--engine <engine>', 'which one').choices(['podman', ...DAEMON_ENGINES]).default('podman' as const),
+    )
     .option(...JSON_OPTION)
     .addHelpText('after', examples('ums lab image alpha', 'ums lab image alpha redis'))
-    .action(async (host: string, name: string | undefined, options: Json) => {
+    .action(async (host: string, name: string | undefined, options: Json & { engine: 'podman' | DaemonEngine }) => {
       const chosen = openLab().host(host);
-      const images = name === undefined ? await chosen.preparedImages() : [await chosen.importImage(name)];
+      const images =
+        name === undefined ? await chosen.preparedImages() : [await chosen.importImage(name, options.engine)];
       process.stdout.write(options.json === true ? `${JSON.stringify({ host, images })}\n` : `${images.join('\n')}\n`);
     });
 }

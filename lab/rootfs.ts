@@ -22,7 +22,7 @@ const SUITE = 'trixie';
 const FROM_TESTING = ['criu', 'libcriu2', 'libcompel1', 'libnet9', 'libnl-3-200'];
 const PACKAGES = [
   'criu runc podman netavark aardvark-dns tini redis-server busybox-static',
-  'docker.io docker-cli',
+  'docker.io docker-cli containerd containernetworking-plugins',
   'nftables iptables iproute2 iputils-ping iperf3 ethtool procps kmod curl',
   'acl attr rsync openssh-client openssh-server openssl ca-certificates python3-minimal',
 ].flatMap((row) => row.split(' '));

@@ -6,7 +6,7 @@
 # All mounts are made in the host's own namespace, so they end with its processes and never show on the machine.
 #
 #   boot.sh NAME DISK LOWER APP MODULES NODE
-#     DISK     directory on the machine that survives a restart: upper, work, containers, docker, ums, srv, api
+#     DISK     directory on the machine that survives a restart: upper, work, containers, docker, containerd, ums, srv, api
 #     LOWER    lower directories of the root's overlay, colon-separated
 #     APP      the checkout, seen read-only at /opt/ums/app
 #     MODULES  its node_modules, seen read-only at /opt/ums/node_modules
@@ -19,7 +19,8 @@ root=$disk/root
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" "$root"
 
 # A directory on an overlay cannot be the upper directory of another overlay, which is what engines need.
-for pair in containers:/var/lib/containers docker:/var/lib/docker ums:/var/lib/ums srv:/srv; do
+for pair in containers:/var/lib/containers docker:/var/lib/docker containerd:/var/lib/containerd \
+  ums:/var/lib/ums srv:/srv; do
   mkdir -p "$root${pair#*:}"
   mount --bind "$disk/${pair%%:*}" "$root${pair#*:}"
 done

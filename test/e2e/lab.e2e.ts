@@ -205,6 +205,18 @@ test('a prepared image runs in Podman', LIMIT, async () => {
   await alpha.exec('podman', ['rm', '-f', '-t', '0', 'r']);
 });
 
+test('containerd runs beside Docker, each with its own paths, and knows prepared images', LIMIT, async () => {
+  await lab.up({ engines: ['containerd', 'docker'] });
+  const alpha = lab.host('alpha');
+  const image = await alpha.importImage('busybox', 'containerd');
+  assert.equal(await alpha.importImage('busybox', 'containerd'), image);
+  const run = ['run', '--rm', '--cpu-shares', '0', image, 'c', 'sh', '-c', 'echo it runs'];
+  assert.equal((await alpha.exec('ctr', run)).stdout.trim(), 'it runs');
+  const docker = await alpha.exec('docker', ['info', '--format', '{{.Containers}} {{.Driver}}']);
+  assert.equal(docker.stdout.trim(), '0 overlay2');
+  assert.ok(alpha.readFile('/run/docker/containerd/containerd.pid').trim() !== '');
+});
+
 test('down leaves nothing, also after a crash', LIMIT, async () => {
   await lab.setLink({ delay_ms: 1 });
   await lab.up({ hosts: ['gamma'] });
