@@ -43,6 +43,8 @@ export interface ConformanceSide {
   ticks(trees: readonly Tree[]): Promise<number>;
   /** Containers, runtime state, mounts, control groups, files and processes of the service here, in words. */
   remains(name: string): Promise<string[]>;
+  /** Lets a frozen process go on, as a driver does that is killed before it can tell the engine. */
+  letGo(pid: number): Promise<void>;
   /** Takes away what the engine knows of a service, behind the driver's back. */
   removeBehindDriver(name: string): Promise<void>;
 }
@@ -261,6 +263,32 @@ const moves = withService(
     assert.equal(await destination.driver.state(again.handle), 'running');
     await destination.driver.remove(again.handle, { volumes: true });
     assert.deepEqual(await destination.remains(service.name), []);
+  },
+);
+
+const settlesUntold = withService(
+  'settles a service whose engine was not told that it runs',
+  async (world, service) => {
+    const { source, destination } = world;
+    const described = await source.driver.describe(service.name);
+    await world.moveImage(service.name);
+    const created = await destination.driver.create(described.specification, service.key);
+    await source.driver.freeze(described.handle);
+    await world.checkpoint(described.handle);
+    await world.moveTrees(described.trees, created.trees);
+    await destination.driver.restore(created.handle, { ...world.images, timeout_ms: TIMEOUT_MS });
+    const at = await source.ticks(described.trees);
+    const [first] = await destination.driver.processes(created.handle);
+    assert.ok(first !== undefined);
+    await destination.letGo(first);
+    await destination.driver.adopt(created.handle);
+    await destination.driver.settle(created.handle);
+    assert.equal(await destination.driver.state(created.handle), 'running');
+    await goesOn(destination, created.trees, at);
+    // Its engine must have it as running, or it does not end it.
+    await destination.driver.stop(created.handle);
+    assert.equal(await destination.driver.state(created.handle), 'stopped');
+    await destination.driver.remove(created.handle, { volumes: true });
   },
 );
 
@@ -491,6 +519,7 @@ export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   restoresPrepared,
   abandonsPrepared,
   throttles,
+  settlesUntold,
   undoesRestored,
   finishesRemoval,
   refusesBrokenImages,

@@ -61,6 +61,11 @@ abstract class Side implements ConformanceSide {
   abstract removeBehindDriver(name: string): Promise<void>;
   abstract remains(name: string): Promise<string[]>;
 
+  async letGo(pid: number): Promise<void> {
+    const script = 'echo 0 >"/sys/fs/cgroup$(sed -n s/^0:://p "/proc/$1/cgroup")/cgroup.freeze"';
+    await this.host.exec('sh', ['-ec', script, 'sh', String(pid)]);
+  }
+
   async ticks(trees: readonly Tree[]): Promise<number> {
     const tree = trees.find((each) => each.id === 'upper' || each.id === 'rootfs');
     assert.ok(tree);

@@ -48,7 +48,6 @@ freeze_v2() { # ROOT
     leave_group '0::*' "$inner" "$1$home" || return 1
     echo 1 >"$1$inner/cgroup.freeze" || return 1
     read -r state <"$1$inner/cgroup.freeze" && [ "$state" = 1 ] || return 1
-    echo "$1$inner/cgroup.freeze" >"$dir/freezer"
 }
 
 freeze_v1() {
@@ -60,7 +59,6 @@ freeze_v1() {
     echo FROZEN >"$root$inner/freezer.state" || return 1
     read -r state <"$root$inner/freezer.state" || return 1
     case $state in FROZEN | FREEZING) ;; *) return 1 ;; esac
-    echo "$root$inner/freezer.state" >"$dir/freezer"
 }
 
 case $CRTOOLS_SCRIPT_ACTION in

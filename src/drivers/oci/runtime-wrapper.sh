@@ -9,8 +9,8 @@
 #   hooked-network   there when a hook of the engine furnishes the network namespace
 #   stays-frozen     there when the engine creates and starts in one step
 #
-# `create` becomes `restore`, after which every process exists, frozen; `start` becomes `resume`, or nothing. Everything
-# else, and everything about another container, goes to the real runtime unchanged.
+# `create` becomes `restore`, after which every process exists, frozen; `start` becomes nothing, where the engine starts what
+# it creates in one step: the agent lets the processes go. Everything else, and everything about another container, goes to the real runtime unchanged.
 set -eu
 dir=${0%/*}
 runc=$(cat "$dir/runc")
@@ -83,12 +83,6 @@ case $command in
         done
         exec "$runc" "$@"
         ;;
-    start)
-        [ ! -e "$dir/stays-frozen" ] || exit 0
-        freezer=$(cat "$dir/freezer")
-        # Thawed already: an earlier start got this far before it was cut short.
-        case $(cat "$freezer") in 0 | THAWED) exit 0 ;; esac
-        exec "$runc" resume "$id"
-        ;;
+    start) [ ! -e "$dir/stays-frozen" ] || exit 0 ;;
 esac
 exec "$runc" "$@"

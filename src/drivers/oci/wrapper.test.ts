@@ -72,16 +72,6 @@ describe('the runtime wrapper', () => {
     expect(call('create', '--bundle', '/b', 'other')).toEqual(['create', '--bundle', '/b', 'other', 'config=']);
     expect(call('kill', ID)).toEqual(['kill', ID, 'config=']);
   });
-  it('lets a frozen container go on, and leaves a running one', () => {
-    const freezer = join(directory, 'freeze');
-    writeFileSync(join(area.directory(ID), 'freezer'), `${freezer}\n`);
-    writeFileSync(freezer, '1\n');
-    expect(call('start', ID)).toEqual(['resume', ID, 'config=']);
-    writeFileSync(freezer, '0\n');
-    rmSync(calls);
-    execFileSync(area.wrapper(ID), ['start', ID]);
-    expect(() => readFileSync(calls)).toThrow(/ENOENT/);
-  });
   it('leaves a network namespace to the hook that furnishes it', async () => {
     await area.prepare({ ...settings(), hookedNetwork: true });
     const words = call('create', '--bundle', bundle(undefined), ID);

@@ -323,7 +323,7 @@ export class PodmanDriver implements Driver {
   /** Podman still has to take note that the container runs: what it starts has been let go already. */
   async #tellStarted(id: string, name: string): Promise<void> {
     try {
-      await change(['start', id], { env: { CONTAINERS_CONF_OVERRIDE: this.#area.override(id) } });
+      await this.#notes.write(id, 'start');
     } catch (error) {
       throw engineError(error, `let ${name} run`);
     }

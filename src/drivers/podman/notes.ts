@@ -10,8 +10,8 @@ const TOLD = fileURLToPath(new URL('runtime-told.sh', import.meta.url));
 /**
  * Lets Podman write down what has already happened. A service is frozen and thawed by one write to its control group,
  * because Podman takes sixty milliseconds for that; Podman must learn of it all the same, or it would let a user stop a
- * service that is away. So `podman pause` and `podman unpause` are run afterwards, with a runtime that changes nothing
- * and fails unless what Podman is about to write down is so.
+ * service that is away. So `podman pause`, `unpause` and `start` are run afterwards, with a runtime that changes nothing and
+ * fails unless what Podman is about to write down is so.
  */
 export class PodmanNotes {
   readonly #directory: string;
@@ -23,7 +23,7 @@ export class PodmanNotes {
   }
 
   /** `word` is what has happened to the container. */
-  async write(id: string, word: 'pause' | 'unpause'): Promise<void> {
+  async write(id: string, word: 'pause' | 'unpause' | 'start'): Promise<void> {
     this.#ready ??= this.#prepare();
     await change([word, id], { env: { CONTAINERS_CONF_OVERRIDE: await this.#ready } });
   }

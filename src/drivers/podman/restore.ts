@@ -9,7 +9,7 @@ import type { Inspect } from './schema.ts';
 
 const LOG_LIMIT_BYTES = 16 * 1024 * 1024;
 
-/** `podman init` brings the container up to where `podman start` only lets it go. */
+/** `podman init` brings the container up to where it has only to be let go. */
 export function startOf(area: RestoreArea, inspect: Inspect, shared: readonly string[]): EngineStart {
   const id = inspect.Id;
   return {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Stands in for runc while Podman writes down that a container was paused or goes on: that has been done before, and here
-# it is only looked whether it is so. It lies (as a link) beside a file `runc` with the path of the real runtime, to which
+# Stands in for runc while Podman writes down that a container was paused, goes on or was started: that has been done
+# before, and here it is only looked whether it is so. It lies (as a link) beside a file `runc` with the path of the real runtime, to which
 # everything else goes.
 set -eu
 read -r runc <"${0%/*}/runc" || [ -n "$runc" ]
@@ -16,7 +16,7 @@ for word in "$@"; do
     previous=$word
 done
 case $command in
-    pause | resume) ;;
+    pause | resume | start) ;;
     *) exec "$runc" "$@" ;;
 esac
 
@@ -30,7 +30,7 @@ done
 state=$("$runc" "$@")
 case $command:$state in
     pause:*'"status": "paused"'*) exit 0 ;;
-    resume:*'"status": "running"'*) exit 0 ;;
+    resume:*'"status": "running"'* | start:*'"status": "running"'*) exit 0 ;;
 esac
 echo "$command: the container is not in that state" >&2
 exit 1

@@ -28,6 +28,8 @@ const restore = z.object({
 const checkpoint = restore.extend({
   pageServer: z.object({ address: z.string(), port: z.number() }).exactOptional(),
 });
+const names = z.array(z.string()).exactOptional();
+const removal = z.object({ volumes: z.boolean(), keep: names, described: names });
 
 const METHODS: Record<string, () => Promise<unknown>> = {
   list: () => driver.list(),
@@ -59,7 +61,7 @@ const METHODS: Record<string, () => Promise<unknown>> = {
   },
   restore: () => driver.restore(text(0), restore.parse(args[1])),
   resume: () => driver.resume(text(0)),
-  remove: () => driver.remove(text(0), z.object({ volumes: z.boolean() }).parse(args[1])),
+  remove: () => driver.remove(text(0), removal.parse(args[1])),
   discard: () => driver.discard(text(0)),
   settle: () => driver.settle(text(0)),
   adopt: () => driver.adopt(text(0)),

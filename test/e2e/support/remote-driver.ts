@@ -3,7 +3,7 @@ import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import type { ConformanceDriver } from '#src/drivers/conformance.ts';
-import type { EngineName } from '#src/drivers/contract.ts';
+import type { EngineName, RemoveOptions } from '#src/drivers/contract.ts';
 import { engineSchema, type Specification, specificationSchema } from '#src/drivers/specification.ts';
 import { errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
 
@@ -108,7 +108,7 @@ export class RemoteDriver implements ConformanceDriver {
     this.#call(z.boolean(), 'throttle', handle, ...(share === undefined ? [] : [share]));
   restore = (handle: string, request: object) => this.#do('restore', handle, request);
   resume = (handle: string) => this.#do('resume', handle);
-  remove = (handle: string, options: { volumes: boolean }) => this.#do('remove', handle, options);
+  remove = (handle: string, options: RemoveOptions) => this.#do('remove', handle, options);
   discard = (handle: string) => this.#do('discard', handle);
   settle = (handle: string) => this.#do('settle', handle);
   adopt = (handle: string) => this.#do('adopt', handle);
