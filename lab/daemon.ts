@@ -10,6 +10,8 @@ import { PATIENCE } from './patience.ts';
 
 const READY_LIMIT_MS = 60_000 * PATIENCE;
 const POLL_MS = 100;
+/** Of ctr and the like, and of curl: refused, an error of the server's, too slow, cut off. */
+const NOT_YET = [0, 1, 7, 22, 28, 35, 52, 56];
 
 /** An engine that runs as a daemon on a test host. */
 export interface Daemon {
@@ -17,6 +19,8 @@ export interface Daemon {
   title: string;
   log: string;
   program: string;
+  args?: readonly string[];
+  env?: Record<string, string>;
   /** Writes its settings; called before it starts. */
   settle?: (host: Host) => Promise<void>;
   /** A question that it answers when it is ready. */
@@ -31,7 +35,11 @@ export async function startDaemon(host: Host, daemon: Daemon): Promise<void> {
   const logPath = join(host.directory, 'log', daemon.log);
   mkdirSync(join(host.directory, 'log'), { recursive: true });
   const log = openSync(logPath, 'a');
-  const [enter, args] = host.command(daemon.program, [], { detach: true, group: 'engine' });
+  const [enter, args] = host.command(daemon.program, daemon.args ?? [], {
+    detach: true,
+    group: 'engine',
+    ...(daemon.env === undefined ? {} : { env: daemon.env }),
+  });
   const child = spawn(enter, args, { stdio: ['ignore', log, log] });
   closeSync(log);
   await once(child, 'exit');
@@ -50,6 +58,6 @@ export async function startDaemon(host: Host, daemon: Daemon): Promise<void> {
 }
 
 async function answers(host: Host, { question: [program, ...args] }: Daemon): Promise<boolean> {
-  const { exitCode } = await host.exec(program, args, { okExitCodes: [0, 1], timeout_ms: READY_LIMIT_MS });
+  const { exitCode } = await host.exec(program, args, { okExitCodes: NOT_YET, timeout_ms: READY_LIMIT_MS });
   return exitCode === 0;
 }

@@ -14,7 +14,7 @@ import {
   processesIn,
   readOrEmpty,
 } from './cgroup.ts';
-import { importIntoContainerd } from './containerd.ts';
+import { importIntoContainerd, KUBERNETES_NAMESPACE } from './containerd.ts';
 import { hostAddress } from './names.ts';
 import { PATIENCE } from './patience.ts';
 
@@ -23,7 +23,22 @@ const POLL_MS = 5;
 const HOST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ums/node/bin';
 const IMAGES = '/opt/images';
 const IMAGE_PATH = '/usr/local/bin:/usr/bin:/bin';
-const DISK = ['upper', 'work', 'root', 'containers', 'docker', 'containerd', 'ums', 'srv', 'api', 'log'] as const;
+const DISK = [
+  'upper',
+  'work',
+  'root',
+  'containers',
+  'docker',
+  'containerd',
+  'kubelet',
+  'ums',
+  'srv',
+  'api',
+  'log',
+] as const;
+
+/** Who keeps images; those of Kubernetes are containerd's, in a namespace of their own. */
+export type ImageStore = 'podman' | 'docker' | 'containerd' | 'kubernetes';
 
 export interface HostSettings {
   name: string;
@@ -32,7 +47,7 @@ export interface HostSettings {
   directory: string;
   cgroup: string;
   enter: string;
-  boot: { lower: string; app: string; modules: string; node: string };
+  boot: { lower: string; app: string; modules: string; node: string; kubernetes: string };
 }
 
 export interface ExecOptions extends RunOptions {
@@ -83,7 +98,7 @@ export class Host {
     const script = join(import.meta.dirname, 'host', 'boot.sh');
     const join_and_unshare =
       'cgroup=$1; shift; echo 0 >"$cgroup/cgroup.procs"; exec unshare -m -p -u -i -C -n -f --kill-child sh "$@"';
-    const args = [this.name, directory, boot.lower, boot.app, boot.modules, boot.node];
+    const args = [this.name, directory, boot.lower, boot.app, boot.modules, boot.node, boot.kubernetes];
     const child = spawn('sh', ['-ec', join_and_unshare, 'sh', cgroup, script, ...args], {
       detached: true,
       stdio: ['ignore', log, log],
@@ -179,13 +194,10 @@ export class Host {
   }
 
   /** Imports a prepared image into an engine of this host, if it is not there; `namespace` is one of containerd's. */
-  async importImage(
-    name: string,
-    engine: 'podman' | 'docker' | 'containerd' = 'podman',
-    namespace = 'default',
-  ): Promise<string> {
+  async importImage(name: string, engine: ImageStore = 'podman', namespace?: string): Promise<string> {
     const image = engine === 'docker' ? `${name}:latest` : `localhost/${name}:latest`;
-    if (await this.#hasImage(image, engine, namespace)) return image;
+    const space = namespace ?? (engine === 'kubernetes' ? KUBERNETES_NAMESPACE : 'default');
+    if (await this.#hasImage(image, engine, space)) return image;
     if (!(await this.preparedImages()).includes(name)) {
       throw new UmsError('UMS_E_USAGE', {
         message: `No image ${name} is prepared`,
@@ -194,13 +206,14 @@ export class Host {
       });
     }
     const tree = `${IMAGES}/${name}.tar`;
-    if (engine === 'containerd') await importIntoContainerd(this, { tree, image, path: IMAGE_PATH, namespace });
-    else await this.exec(engine, ['import', '--change', `ENV PATH=${IMAGE_PATH}`, tree, image]);
+    if (engine === 'podman' || engine === 'docker') {
+      await this.exec(engine, ['import', '--change', `ENV PATH=${IMAGE_PATH}`, tree, image]);
+    } else await importIntoContainerd(this, { tree, image, path: IMAGE_PATH, namespace: space });
     return image;
   }
 
-  async #hasImage(image: string, engine: 'podman' | 'docker' | 'containerd', namespace: string): Promise<boolean> {
-    if (engine === 'containerd') {
+  async #hasImage(image: string, engine: ImageStore, namespace: string): Promise<boolean> {
+    if (engine === 'containerd' || engine === 'kubernetes') {
       const { stdout } = await this.exec('ctr', ['-n', namespace, 'images', 'ls', '-q', `name==${image}`]);
       return stdout.trim() === image;
     }

@@ -5,9 +5,11 @@ import { agentExists, killAgent, pairAgents, type StartAgentOptions, startAgent,
 import { cgroup2Root, killCgroup, removeCgroup } from './cgroup.ts';
 import { removeContexts, writeContexts } from './contexts.ts';
 import { CONTAINERD } from './containerd.ts';
-import { type Daemon, startDaemon } from './daemon.ts';
+import { startDaemon } from './daemon.ts';
 import { DOCKER } from './docker.ts';
 import { Host } from './host.ts';
+import { buildKubernetes, kubernetesCache } from './kubernetes/binaries.ts';
+import { startKubernetes } from './kubernetes/cluster.ts';
 import { withLock } from './lock.ts';
 import {
   cgroupName,
@@ -46,9 +48,13 @@ export interface UpOptions {
   engines?: readonly DaemonEngine[];
 }
 
-export const DAEMON_ENGINES = ['docker', 'containerd'] as const;
+export const DAEMON_ENGINES = ['docker', 'containerd', 'kubernetes'] as const;
 export type DaemonEngine = (typeof DAEMON_ENGINES)[number];
-const DAEMONS: Record<DaemonEngine, Daemon> = { docker: DOCKER, containerd: CONTAINERD };
+const START: Record<DaemonEngine, (host: Host) => Promise<void>> = {
+  docker: (host) => startDaemon(host, DOCKER),
+  containerd: (host) => startDaemon(host, CONTAINERD),
+  kubernetes: startKubernetes,
+};
 
 /**
  * A lab: test hosts on one machine and the wire between them. Methods that change it take its lock, so that two commands
@@ -120,6 +126,7 @@ export class Lab {
     checkHostNames(options.hosts ?? []);
     await installPrerequisites(this.#say);
     const root = await buildRootFileSystem(this.#say);
+    if (options.engines?.includes('kubernetes') === true) await buildKubernetes(this.#say);
     await this.#locked(async () => {
       this.#makeDirectory();
       const before = this.#state();
@@ -139,7 +146,7 @@ export class Lab {
     // One after the other: a dockerd that starts first keeps a containerd of its own, with other paths.
     for (const engine of DAEMON_ENGINES.filter((each) => options.engines?.includes(each) === true)) {
       const running = this.hosts.filter((host) => host.running);
-      await Promise.all(running.map((host) => startDaemon(host, DAEMONS[engine])));
+      await Promise.all(running.map((host) => START[engine](host)));
     }
     if (options.agents !== false && agentExists())
       await this.startAgents({ faultInjection: options.faultInjection === true });
@@ -315,6 +322,7 @@ export class Lab {
         app: CHECKOUT,
         modules: realpathSync(join(CHECKOUT, 'node_modules')),
         node: state.node,
+        kubernetes: kubernetesCache(),
       },
     });
   }

@@ -17,6 +17,7 @@ import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { run } from '#src/telemetry/exec.ts';
 import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
+import { buildKubernetes } from './kubernetes/binaries.ts';
 import { Lab } from './lab.ts';
 import { cacheDir } from './names.ts';
 import { installPrerequisites } from './prerequisites.ts';
@@ -39,7 +40,7 @@ const CHECK_LIMIT_MS = 180_000;
 const UNIT_LIMIT_MS = 300_000;
 const E2E_FILE_LIMIT_MS = 1_500_000;
 /** Those that take longest begin first, so that no lane is left alone with one of them. */
-const LONGEST = ['kill', 'page-faults.e2e', 'soft-dirty', 'conformance'];
+const LONGEST = ['kill', 'page-faults.e2e', 'soft-dirty', 'conformance', 'kubernetes'];
 /** These measure: throughput, or how soon something is done. */
 const MEASURING = /performance|cancel|^lab\./;
 /** Files of end-to-end tests that run at once. */
@@ -129,6 +130,7 @@ export async function runEndToEnd(pattern: string, signal: AbortSignal): Promise
   // What is missing is installed and built once, outside of any test's time.
   await installPrerequisites(say);
   await buildRootFileSystem(say);
+  if (files.some((file) => file.includes('kubernetes'))) await buildKubernetes(say);
   const name = process.env['UMS_LAB'] ?? 'test';
   const together = files.filter((file) => !MEASURING.test(file)).toSorted((a, b) => rank(a) - rank(b));
   const alone = files.filter((file) => MEASURING.test(file));

@@ -5,14 +5,15 @@
 # pivot_root and not chroot: CRIU refuses to dump what runs under a chroot ("No parent found for mountpoint").
 # All mounts are made in the host's own namespace, so they end with its processes and never show on the machine.
 #
-#   boot.sh NAME DISK LOWER APP MODULES NODE
+#   boot.sh NAME DISK LOWER APP MODULES NODE KUBERNETES
 #     DISK     directory on the machine that survives a restart: upper, work, containers, docker, containerd, ums, srv, api
 #     LOWER    lower directories of the root's overlay, colon-separated
 #     APP      the checkout, seen read-only at /opt/ums/app
 #     MODULES  its node_modules, seen read-only at /opt/ums/node_modules
 #     NODE     the node binary, seen at /opt/ums/node/bin/node
+#     KUBERNETES  directory on the machine with the programs of Kubernetes, seen read-only at /opt/kubernetes
 set -eu
-name=$1 disk=$2 lower=$3 app=$4 modules=$5 node=$6
+name=$1 disk=$2 lower=$3 app=$4 modules=$5 node=$6 kubernetes=$7
 
 mount --make-rprivate /
 root=$disk/root
@@ -20,7 +21,7 @@ mount -t overlay overlay -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/
 
 # A directory on an overlay cannot be the upper directory of another overlay, which is what engines need.
 for pair in containers:/var/lib/containers docker:/var/lib/docker containerd:/var/lib/containerd \
-  ums:/var/lib/ums srv:/srv; do
+  kubelet:/var/lib/kubelet ums:/var/lib/ums srv:/srv; do
   mkdir -p "$root${pair#*:}"
   mount --bind "$disk/${pair%%:*}" "$root${pair#*:}"
 done
@@ -57,6 +58,10 @@ mount -o remount,bind,ro "$root/opt/ums/node_modules"
 : >"$root/opt/ums/node/bin/node"
 mount --bind "$node" "$root/opt/ums/node/bin/node"
 mount -o remount,bind,ro "$root/opt/ums/node/bin/node"
+
+mkdir -p "$root/opt/kubernetes"
+mount --bind "$kubernetes" "$root/opt/kubernetes"
+mount -o remount,bind,ro "$root/opt/kubernetes"
 
 cd "$root"
 mkdir -p .old
