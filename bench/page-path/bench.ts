@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, open, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { formatBytes, formatTable } from '#src/cli/format.ts';
@@ -12,6 +12,7 @@ import { median } from '../measure/statistics.ts';
 import type { Bench, BenchOptions, BenchResult } from '../registry.ts';
 import { atMost, type BenchCheck, type Reporter } from '../report.ts';
 import { doneSchema, type Message, messageSchema, type Settings } from './ends.ts';
+import { MemoryAtHand } from './memory-at-hand.ts';
 
 const MIB = 1024 * 1024;
 const GB = 1e9;
@@ -24,6 +25,7 @@ const flagsSchema = z.object({
   dedupe: z.boolean(),
   compression: z.enum(['auto', 'none', 'lz4', 'zstd']),
   only: z.enum(['tcp', 'tls']).optional(),
+  fresh: z.boolean().default(false),
 });
 
 type Done = z.infer<typeof doneSchema>;
@@ -49,6 +51,7 @@ export const pagePath: Bench = {
       .option('--connections <n>', 'bulk connections', whole(1, 32), 2)
       .option('--compression <how>', 'auto, none, lz4 or zstd', 'auto')
       .option('--no-dedupe', 'do not look for pages that were sent before')
+      .option('--fresh', 'with memory that this machine has not touched before, whatever its host takes for it')
       .option('--only <link>', 'tcp or tls alone'),
   run,
 };
@@ -89,9 +92,13 @@ async function measure(
     const destination = startEnd('destination', settings, children, signal);
     const source = startEnd('source', settings, children, signal);
     const address = await destination.next((message) => ('address' in message ? message.address : undefined));
-    const fill_bytes_s = await fillMemory(join(directory, 'fill'), pages * PAGE_BYTES, signal);
+    const atHand = await MemoryAtHand.take(join(directory, 'at-hand'), pages * PAGE_BYTES, signal);
+    const { fill_bytes_s } = atHand;
+    if (flags.fresh) await atHand.giveBack();
     source.process.send(address);
-    const [sent, received] = await Promise.all([source.next(doneOf), destination.next(doneOf)]);
+    const [sent, received] = await Promise.all([source.next(doneOf), destination.next(doneOf)]).finally(() =>
+      atHand.giveBack(),
+    );
     destination.process.send({});
     await Promise.all([source.ended, destination.ended]);
     const name = `${tls ? 'tls' : 'tcp'}-${compressible ? 'compressible' : 'incompressible'}`;
@@ -99,27 +106,6 @@ async function measure(
   } finally {
     for (const child of children) child.kill('SIGKILL');
     await rm(directory, { recursive: true, force: true });
-  }
-}
-
-/**
- * The baseline: as much memory is taken by one that only writes it, and given back. In a virtual machine the first touch of
- * a page is its host's work, which can cost more than all the page path does with that page, differs from hour to hour,
- * and is part of what the destination spends.
- */
-async function fillMemory(path: string, bytes: number, signal: AbortSignal): Promise<number> {
-  const block = Buffer.alloc(MIB, 1);
-  const began = performance.now();
-  const file = await open(path, 'wx', 0o600);
-  try {
-    for (let done = 0; done < bytes; done += MIB) {
-      signal.throwIfAborted();
-      await file.writeFile(block);
-    }
-    return bytes / ((performance.now() - began) / 1000);
-  } finally {
-    await file.close();
-    await rm(path);
   }
 }
 
