@@ -1,11 +1,13 @@
 import type { Driver, DriverOptions, EngineName } from './contract.ts';
 import { createDockerDriver } from './docker/index.ts';
+import { createKubernetesDriver } from './kubernetes/index.ts';
 import { createPodmanDriver } from './podman/index.ts';
 import { createRuncDriver } from './runc/index.ts';
 
 /** Every engine that ums knows, by name: a new one needs its folder and one line here. */
 const FACTORIES: Record<EngineName, (options: DriverOptions) => Driver> = {
   docker: createDockerDriver,
+  kubernetes: createKubernetesDriver,
   podman: createPodmanDriver,
   runc: createRuncDriver,
 };

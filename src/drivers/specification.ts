@@ -91,7 +91,7 @@ export const healthCheckSchema = z.object({
   onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
-export const engineSchema = z.enum(['runc', 'podman', 'docker']);
+export const engineSchema = z.enum(['runc', 'podman', 'docker', 'kubernetes']);
 
 export const specificationSchema = z.object({
   version: z.literal(1),
@@ -152,5 +152,7 @@ export const specificationSchema = z.object({
   namespaces: z.object({ pid: shortText, ipc: shortText, uts: shortText, user: shortText, cgroup: shortText }),
   /** runc only: the bundle's path, and its config.json to the byte (it is the specification there). */
   bundle: z.object({ path: absolutePath, configText: z.string().max(4 * 1024 * 1024) }).optional(),
+  /** Kubernetes only: the pod's manifest without what its cluster added (it is the specification there). */
+  pod: z.object({ namespace: shortText, manifest: z.string().max(2 * 1024 * 1024) }).optional(),
 });
 export type Specification = z.infer<typeof specificationSchema>;

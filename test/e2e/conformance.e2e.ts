@@ -378,7 +378,10 @@ void describe('a Docker service that is away', { timeout: TEST_LIMIT_MS }, () =>
   });
 });
 
-const SIDES = { podman: PodmanSide, docker: DockerSide, runc: RuncSide } satisfies Record<EngineName, unknown>;
+const SIDES = { podman: PodmanSide, docker: DockerSide, runc: RuncSide } satisfies Record<
+  Exclude<EngineName, 'kubernetes'>,
+  unknown
+>;
 
 for (const engine of ['podman', 'docker', 'runc'] as const) {
   void describe(`driver ${engine}`, { timeout: TEST_LIMIT_MS * 3 }, () => {

@@ -21,6 +21,7 @@ import { saveLog } from '../oci/log-file.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { descriptorsOf, initPid, runcVersion } from '../oci/runtime.ts';
+import { sweepRuntimeLinks, unlinkRuntime } from '../oci/runtime-links.ts';
 import { freezerSeen, stateSeen } from '../oci/seen.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
 import { Throttle } from '../oci/throttle.ts';
@@ -51,7 +52,7 @@ import { type DockerHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
 import { hold, holdForGood, release } from './hold.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
-import { logOfContainer, startOf, sweepLinks, unlink } from './restore.ts';
+import { logOfContainer, startOf } from './restore.ts';
 import type { Inspect } from './schema.ts';
 import { handleOf, runtimeRoot, volumesOf } from './surroundings.ts';
 
@@ -110,7 +111,7 @@ export class DockerDriver implements Driver {
   async list(): Promise<ServiceSummary[]> {
     if (!isInstalled()) return [];
     const containers = await listContainers();
-    await sweepLinks();
+    await sweepRuntimeLinks();
     const summaries: ServiceSummary[] = [];
     for (const container of containers) {
       const name = container.Names.map((each) => each.slice(1)).find((each) => !each.includes('/')) ?? container.Id;
@@ -374,7 +375,7 @@ export class DockerDriver implements Driver {
       await this.#endForGood(container, inspect);
       await removeContainer(id);
     }
-    await unlink(id);
+    await unlinkRuntime(id);
     await this.#area.remove(id);
     await this.#throttle.set(id, [], undefined);
     // A record is there until the migration is settled: until then removing is undoing.
@@ -425,12 +426,12 @@ export class DockerDriver implements Driver {
   }
 
   async adopt(handle: string): Promise<void> {
-    await unlink(readHandle(handle).id);
+    await unlinkRuntime(readHandle(handle).id);
   }
 
   async settle(handle: string): Promise<void> {
     const { id, key, hostname } = readHandle(handle);
-    await unlink(id);
+    await unlinkRuntime(id);
     await this.#area.remove(id);
     await release(hostname);
     if (key !== undefined) await this.#records.remove(key);
@@ -443,7 +444,7 @@ export class DockerDriver implements Driver {
   async restartFresh(handle: string): Promise<void> {
     const container = readHandle(handle);
     // Whoever starts it from now on, Docker by its restart policy too, starts it from its files.
-    await unlink(container.id);
+    await unlinkRuntime(container.id);
     await this.#area.remove(container.id);
     const inspect = await inspectContainer(container.id);
     if (inspect !== undefined) {

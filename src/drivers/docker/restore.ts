@@ -1,18 +1,14 @@
-import { mkdir, readdir, rm, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { runDetached } from '../oci/child.ts';
-import { isMissing } from '../oci/cgroup.ts';
 import type { EngineStart } from '../oci/engine-restore.ts';
-import { exists } from '../oci/files.ts';
 import type { LogFile } from '../oci/log-file.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
+import { linkRuntime } from '../oci/runtime-links.ts';
 import { upperTree } from './create.ts';
 import type { DockerHandle } from './handle.ts';
 import type { Inspect } from './schema.ts';
 
 const LOG_LIMIT_BYTES = 2 ** 20;
-/** Where engine-runtime.sh looks for the containers that it is to restore: links to their restore areas, by id. */
-const RUNTIME_LINKS = '/run/ums-runtime';
 
 /**
  * `docker start` creates the processes and starts them in one step, so they stay frozen after it; the commit lets them go.
@@ -24,7 +20,7 @@ export function startOf(area: RestoreArea, inspect: Inspect, handle: DockerHandl
     container: handle,
     settings: { ownNetwork: inspect.HostConfig.NetworkMode === 'none', staysFrozen: true },
     launch: async (limit_ms) => {
-      await link(area, id);
+      await linkRuntime(area, id);
       await runDetached('docker', ['start', id], { timeout_ms: limit_ms, onTimeout: 'terminate' });
     },
     merged: join(dirname(upperTree(inspect).path), 'merged'),
@@ -49,27 +45,4 @@ const UNITS: Record<string, number> = { '': 1, b: 1, k: 2 ** 10, m: 2 ** 20, g: 
 function sizeOf(text: string): number | undefined {
   const [, digits, unit = ''] = /^(\d+)\s*([bkmg]?)b?$/i.exec(text) ?? [];
   return digits === undefined ? undefined : Number(digits) * (UNITS[unit.toLowerCase()] ?? 1);
-}
-
-async function link(area: RestoreArea, id: string): Promise<void> {
-  await unlink(id);
-  await mkdir(RUNTIME_LINKS, { recursive: true, mode: 0o755 });
-  await symlink(area.directory(id), join(RUNTIME_LINKS, id));
-}
-
-/** From now on the container's runtime is nothing but runc. */
-export async function unlink(id: string): Promise<void> {
-  await rm(join(RUNTIME_LINKS, id), { force: true });
-}
-
-/** Links whose restore is over, left by an agent that was killed. */
-export async function sweepLinks(): Promise<void> {
-  let ids: string[];
-  try {
-    ids = await readdir(RUNTIME_LINKS);
-  } catch (error) {
-    if (isMissing(error)) return;
-    throw error;
-  }
-  for (const id of ids) if (!(await exists(join(RUNTIME_LINKS, id, 'id')))) await unlink(id);
 }

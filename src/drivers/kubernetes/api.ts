@@ -1,0 +1,252 @@
+import { hostname } from 'node:os';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { Agent, request } from 'undici';
+import { z } from 'zod';
+import { type ClusterAccess, findKubeconfig, readKubeconfig } from './config.ts';
+import {
+  namedSchema,
+  type Node,
+  nodeListSchema,
+  type Pod,
+  podListSchema,
+  podSchema,
+  reviewSchema,
+  runtimeClassSchema,
+  versionSchema,
+} from './schema.ts';
+
+/** The API server of the cluster that this host is a node of, typed. It is asked every time; nothing is remembered here. */
+const LIMIT_MS = 30_000;
+const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
+const NOT_FOUND = 404;
+
+const statusSchema = z.object({ message: z.string().default(''), reason: z.string().default('') });
+
+interface Call {
+  method?: 'GET' | 'POST' | 'DELETE' | 'PATCH';
+  body?: unknown;
+  /** Answers of this status are no failures; the result is undefined then. */
+  absent?: readonly number[];
+}
+
+/** The API server answered with an error; `status` is HTTP's. */
+export class KubernetesRefusal extends UmsError {
+  readonly status: number;
+
+  constructor(status: number, path: string, message: string) {
+    super('UMS_E_ENGINE', { message: `Kubernetes refused: ${message}`, fault: 'ums', detail: `${path}: ${status}` });
+    this.status = status;
+  }
+}
+
+export type Verb = 'get' | 'list' | 'create' | 'delete';
+
+export class KubernetesApi {
+  readonly #access: ClusterAccess;
+  readonly #dispatcher: Agent;
+
+  constructor(access: ClusterAccess) {
+    this.#access = access;
+    const { ca, certificate: cert, key, serverName: servername } = access;
+    this.#dispatcher = new Agent({
+      connections: 8,
+      pipelining: 1,
+      connect: {
+        ...(ca === undefined ? {} : { ca }),
+        ...(cert === undefined ? {} : { cert }),
+        ...(key === undefined ? {} : { key }),
+        ...(servername === undefined ? {} : { servername }),
+      },
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#dispatcher.close();
+  }
+
+  async #call<T>(path: string, schema: z.ZodType<T>, options: Call = {}): Promise<T | undefined> {
+    const { method = 'GET', body, absent = [] } = options;
+    const { server, token } = this.#access;
+    const answer = await this.#reach(`${method} ${path}`, () =>
+      request(`${server}${path}`, {
+        dispatcher: this.#dispatcher,
+        method,
+        headersTimeout: LIMIT_MS,
+        bodyTimeout: LIMIT_MS,
+        headers: {
+          accept: 'application/json',
+          ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      }),
+    );
+    const text = await this.#reach(`${method} ${path}`, () => readAll(answer.body, path));
+    if (absent.includes(answer.statusCode)) return undefined;
+    if (answer.statusCode >= 400) throw new KubernetesRefusal(answer.statusCode, path, messageOf(text));
+    return parse(schema, text, path);
+  }
+
+  async #reach<T>(what: string, ask: () => Promise<T>): Promise<T> {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error instanceof UmsError) throw error;
+      throw new UmsError('UMS_E_ENGINE', {
+        message: `Kubernetes does not answer at ${this.#access.server}: ${error instanceof Error ? error.message : String(error)}`,
+        fault: 'ums',
+        mend: `See whether the API server runs, and whether ${this.#access.file} leads to it: kubectl version`,
+        detail: what,
+        cause: error,
+      });
+    }
+  }
+
+  async version(): Promise<string> {
+    return required(await this.#call('/version', versionSchema)).gitVersion;
+  }
+
+  async podsOn(node: string): Promise<Pod[]> {
+    const query = `fieldSelector=${encodeURIComponent(`spec.nodeName=${node}`)}`;
+    return required(await this.#call(`/api/v1/pods?${query}`, podListSchema)).items;
+  }
+
+  pod(namespace: string, name: string): Promise<Pod | undefined> {
+    return this.#call(podPath(namespace, name), podSchema, { absent: [NOT_FOUND] });
+  }
+
+  /** With `dryRun` everything is checked and decided, and nothing is made. */
+  async createPod(namespace: string, manifest: unknown, dryRun = false): Promise<Pod> {
+    const query = dryRun ? '?dryRun=All' : '';
+    const body = { method: 'POST', body: manifest } as const;
+    return required(await this.#call(`/api/v1/namespaces/${segment(namespace)}/pods${query}`, podSchema, body));
+  }
+
+  /** Exactly this pod, at once: one of the same name that was made meanwhile is left alone. */
+  async deletePod(namespace: string, name: string, uid: string): Promise<void> {
+    const body = { gracePeriodSeconds: 0, preconditions: { uid }, propagationPolicy: 'Background' };
+    await this.#call(podPath(namespace, name), z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, 409] });
+  }
+
+  async nodes(): Promise<Node[]> {
+    return required(await this.#call('/api/v1/nodes', nodeListSchema)).items;
+  }
+
+  /** True for an object of the core API that is there. */
+  async has(
+    namespace: string | undefined,
+    kind: 'secrets' | 'configmaps' | 'namespaces',
+    name: string,
+  ): Promise<boolean> {
+    const scope = namespace === undefined ? '' : `/namespaces/${segment(namespace)}`;
+    const path = `/api/v1${scope}/${kind}/${segment(name)}`;
+    return (await this.#call(path, namedSchema, { absent: [NOT_FOUND] })) !== undefined;
+  }
+
+  async runtimeHandler(name: string): Promise<string | undefined> {
+    const path = `/apis/node.k8s.io/v1/runtimeclasses/${segment(name)}`;
+    return (await this.#call(path, runtimeClassSchema, { absent: [NOT_FOUND] }))?.handler;
+  }
+
+  /** Whether whoever the kubeconfig names may do this with pods of a namespace (all of them without one). */
+  async mayWithPods(verb: Verb, namespace?: string): Promise<boolean> {
+    const resourceAttributes = { verb, resource: 'pods', ...(namespace === undefined ? {} : { namespace }) };
+    const body = {
+      apiVersion: 'authorization.k8s.io/v1',
+      kind: 'SelfSubjectAccessReview',
+      spec: { resourceAttributes },
+    };
+    const path = '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews';
+    return required(await this.#call(path, reviewSchema, { method: 'POST', body })).status.allowed;
+  }
+}
+
+function segment(name: string): string {
+  return encodeURIComponent(name);
+}
+
+function podPath(namespace: string, name: string): string {
+  return `/api/v1/namespaces/${segment(namespace)}/pods/${segment(name)}`;
+}
+
+function required<T>(answer: T | undefined): T {
+  if (answer === undefined) throw new Error('an answer that cannot be absent is');
+  return answer;
+}
+
+async function readAll(body: AsyncIterable<unknown>, path: string): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of body) {
+    if (!Buffer.isBuffer(chunk)) continue;
+    chunks.push(chunk);
+    bytes += chunk.length;
+    if (bytes > ANSWER_LIMIT_BYTES) {
+      throw new UmsError('UMS_E_ENGINE', { message: `Kubernetes' answer to ${path} is too long`, fault: 'ums' });
+    }
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+/** The API server's own sentence, or the beginning of whatever came instead. */
+function messageOf(text: string): string {
+  try {
+    return statusSchema.parse(JSON.parse(text)).message;
+  } catch {
+    return text.slice(0, 500).trim() || 'no reason given';
+  }
+}
+
+function parse<T>(schema: z.ZodType<T>, text: string, path: string): T {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `Kubernetes' answer to ${path} is not what this version of ums knows`,
+      fault: 'ums',
+      mend: 'Kubernetes 1.20 and later are supported; please report this with the output of `kubectl version`.',
+      detail: error instanceof Error ? error.message : String(error),
+      cause: error,
+    });
+  }
+}
+
+/** The cluster as this host's kubeconfig names it, connected when first asked, anew when the file leads elsewhere. */
+export class Cluster {
+  #known: { text: string; api: KubernetesApi } | undefined;
+
+  static isInstalled(): boolean {
+    return findKubeconfig() !== undefined;
+  }
+
+  async api(): Promise<KubernetesApi> {
+    const file = findKubeconfig();
+    if (file === undefined) {
+      throw new UmsError('UMS_E_ENGINE_MISSING', {
+        message: 'There is no kubeconfig here',
+        fault: 'user',
+        mend: 'Name one by UMS_KUBECONFIG in the environment of the agent.',
+      });
+    }
+    const access = readKubeconfig(file);
+    const text = JSON.stringify(access);
+    if (this.#known?.text === text) return this.#known.api;
+    const before = this.#known?.api;
+    this.#known = { text, api: new KubernetesApi(access) };
+    await before?.close();
+    return this.#known.api;
+  }
+
+  /** The node that this host is: of the same name, unless UMS_KUBERNETES_NODE says another one. */
+  async node(): Promise<Node> {
+    const wanted = process.env['UMS_KUBERNETES_NODE'] ?? hostname();
+    const nodes = await (await this.api()).nodes();
+    const found = nodes.find(({ metadata }) => metadata.name === wanted || metadata.name === wanted.split('.')[0]);
+    if (found !== undefined) return found;
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `No node of the cluster is called ${wanted}`,
+      fault: 'user',
+      mend: 'Say which node this host is by UMS_KUBERNETES_NODE in the environment of the agent (kubectl get nodes).',
+    });
+  }
+}

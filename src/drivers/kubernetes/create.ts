@@ -1,0 +1,122 @@
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run } from '#src/telemetry/exec.ts';
+import { z } from 'zod';
+import type { CreatedService, Tree } from '../contract.ts';
+import { entriesOf, exists } from '../oci/files.ts';
+import type { CreateRecords } from '../oci/records.ts';
+import { ServiceErrors } from '../oci/service-errors.ts';
+import type { Specification } from '../specification.ts';
+import type { KubernetesApi } from './api.ts';
+import { emptyDirs } from './describe.ts';
+import { makeGate, removeGate } from './gate.ts';
+import { writeHandle } from './handle.ts';
+import { podOf } from './manifest.ts';
+import { type Bundle, CONTAINERD_ROOT, emptyDirPath, KUBELET_ROOT, SHM } from './node.ts';
+
+/**
+ * What one `create` makes, and the pod that `restore` makes later: a pod cannot be made without being started, and the
+ * kubelet waits only for minutes. Until then the service's files gather beside the places that they will have, on the same
+ * file systems, so that moving them there takes no time.
+ */
+export const createRecordSchema = z.object({
+  v: z.literal(1),
+  namespace: z.string(),
+  name: z.string(),
+  manifest: z.string(),
+  volumes: z.array(z.string()),
+  uid: z.string().optional(),
+  /** The container into which the files were moved, noted before they are. */
+  container: z.string().optional(),
+});
+export type CreateRecord = z.infer<typeof createRecordSchema>;
+type Records = CreateRecords<CreateRecord>;
+
+/** Memory does not outlive a boot, and neither does a pod's /dev/shm. */
+const MEMORY_ROOT = '/run';
+const ARRIVING = 'ums-arriving';
+const COPY_LIMIT_MS = 600_000;
+const errors = new ServiceErrors('Kubernetes', 'kubectl');
+
+function arriving(root: string, key: string): string {
+  return join(root, ARRIVING, key);
+}
+
+function treesOf(key: string, volumes: readonly string[]): Tree[] {
+  return [
+    { id: 'upper', path: join(arriving(CONTAINERD_ROOT, key), 'upper'), kind: 'overlay-upper' },
+    { id: 'shm', path: join(arriving(MEMORY_ROOT, key), 'shm'), kind: 'plain' },
+    ...volumes.map((name) => ({
+      id: `volume:${name}`,
+      path: join(arriving(KUBELET_ROOT, key), name),
+      kind: 'plain' as const,
+    })),
+  ];
+}
+
+export async function createPlace(
+  records: Records,
+  api: KubernetesApi,
+  specification: Specification,
+  key: string,
+): Promise<CreatedService> {
+  const { namespace, pod } = podOf(specification);
+  const { name } = pod.metadata;
+  if ((await api.pod(namespace, name)) !== undefined) throw errors.nameTaken(name);
+  const manifest = specification.pod?.manifest ?? '';
+  await records.write(key, { v: 1, namespace, name, manifest, volumes: emptyDirs(pod) });
+  const created = await findPlace(records, key);
+  if (created === undefined) throw errors.gone(name);
+  return created;
+}
+
+/** What the record's `create` made; what of it a boot has taken is made again. */
+export async function findPlace(records: Records, key: string): Promise<CreatedService | undefined> {
+  const record = await records.read(key);
+  if (record === undefined) return undefined;
+  await makeGate(key);
+  const trees = treesOf(key, record.volumes);
+  for (const { path } of trees) await mkdir(path, { recursive: true });
+  const { namespace, name } = record;
+  return { handle: writeHandle({ v: 1, engine: 'kubernetes', namespace, name, key }), id: key, trees };
+}
+
+/** The files go where the container has its own. Again after a crash: what was moved is no longer here. */
+export async function moveIn(record: CreateRecord, key: string, uid: string, bundle: Bundle): Promise<void> {
+  for (const tree of treesOf(key, record.volumes)) {
+    const target = placeOf(tree, uid, bundle);
+    if (target !== undefined && (await exists(tree.path))) await moveInto(tree.path, target);
+  }
+}
+
+function placeOf({ id }: Tree, uid: string, bundle: Bundle): string | undefined {
+  if (id === 'upper') return bundle.upper;
+  if (id === 'shm') return bundle.sources.get(SHM);
+  return emptyDirPath(uid, id.slice('volume:'.length));
+}
+
+async function moveInto(from: string, to: string): Promise<void> {
+  for (const name of await entriesOf(from)) {
+    await rm(join(to, name), { recursive: true, force: true });
+    try {
+      await rename(join(from, name), join(to, name));
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'EXDEV')) throw error;
+    }
+  }
+  // What lies on another file system, and the directory's own owner, mode and attributes.
+  await run('cp', ['--archive', '--no-target-directory', from, to], { timeout_ms: COPY_LIMIT_MS });
+}
+
+/** What gathered here has its place, or is not wanted. */
+export async function removePlace(key: string): Promise<void> {
+  for (const root of [CONTAINERD_ROOT, MEMORY_ROOT, KUBELET_ROOT]) {
+    await rm(arriving(root, key), { recursive: true, force: true });
+  }
+}
+
+export async function forget(records: Records, key: string): Promise<void> {
+  await removePlace(key);
+  await removeGate(key);
+  await records.remove(key);
+}

@@ -1,0 +1,123 @@
+import type { Tree } from '../contract.ts';
+import type { Image, Mount, Specification } from '../specification.ts';
+import { manifestOf } from './manifest.ts';
+import { type Bundle, emptyDirPath, SHM } from './node.ts';
+import type { Pod } from './schema.ts';
+
+const DEFAULT_NAMESPACE = 'default';
+
+/** What people call it: pods of the namespace `default` by their name alone. */
+export function nameOf({ metadata: { namespace, name } }: Pod): string {
+  return namespace === DEFAULT_NAMESPACE ? name : `${namespace}.${name}`;
+}
+
+export function theContainer(pod: Pod): Pod['spec']['containers'][number] {
+  const [container] = pod.spec.containers;
+  if (container === undefined) throw new Error('a pod without containers');
+  return container;
+}
+
+/** A pod of one container → what it is, in no engine's words, and its own manifest, which is the specification there. */
+export function specificationOf(pod: Pod, image: Image): Specification {
+  const { metadata, spec } = pod;
+  const container = theContainer(pod);
+  return {
+    version: 1,
+    engine: 'kubernetes',
+    name: nameOf(pod),
+    image,
+    ...(container.command.length === 0 ? {} : { entrypoint: container.command }),
+    command: container.args,
+    env: container.env.flatMap(({ name, value }) => (value === undefined ? [] : [`${name}=${value}`])),
+    workingDir: container.workingDir ?? '/',
+    user: '',
+    groups: [],
+    hostname: spec.hostname ?? metadata.name,
+    labels: metadata.labels,
+    annotations: metadata.annotations,
+    mounts: mountsOf(pod),
+    ports: container.ports.flatMap(({ hostPort, hostIP, containerPort, protocol }) =>
+      hostPort === undefined || hostPort === 0
+        ? []
+        : [{ hostIp: hostIP ?? '', hostPort, containerPort, protocol: protocolOf(protocol) }],
+    ),
+    exposedPorts: container.ports.map(({ containerPort, protocol }) => `${containerPort}/${protocol.toLowerCase()}`),
+    network: {
+      mode: 'bridge',
+      networks: [],
+      aliases: {},
+      dns: [],
+      dnsSearch: [],
+      dnsOptions: [],
+      extraHosts: [],
+      managesHosts: true,
+    },
+    restartPolicy: { name: RESTART[spec.restartPolicy] ?? 'always', retries: 0 },
+    resources: {},
+    ulimits: [],
+    capabilities: { add: [], drop: [] },
+    privileged: false,
+    readOnlyRootfs: false,
+    securityOptions: [],
+    devices: [],
+    ...(spec.terminationGracePeriodSeconds === undefined ? {} : { stopTimeout_s: spec.terminationGracePeriodSeconds }),
+    init: false,
+    tty: container.tty,
+    openStdin: container.stdin,
+    sysctls: {},
+    logOptions: {},
+    autoRemove: false,
+    namespaces: { pid: '', ipc: '', uts: '', user: '', cgroup: '' },
+    pod: { namespace: metadata.namespace, manifest: JSON.stringify(manifestOf(pod)) },
+  };
+}
+
+const RESTART: Record<string, 'no' | 'always' | 'on-failure'> = {
+  Never: 'no',
+  Always: 'always',
+  OnFailure: 'on-failure',
+};
+
+function protocolOf(protocol: string): 'tcp' | 'udp' | 'sctp' {
+  return protocol === 'UDP' ? 'udp' : protocol === 'SCTP' ? 'sctp' : 'tcp';
+}
+
+/** Volumes that live as long as the pod: their content moves. The others are the cluster's. */
+export function emptyDirs(pod: Pod): string[] {
+  return pod.spec.volumes.filter((volume) => 'emptyDir' in volume).map(({ name }) => name);
+}
+
+function mountsOf(pod: Pod): Mount[] {
+  const moving = new Set(emptyDirs(pod));
+  return theContainer(pod).volumeMounts.flatMap(({ name, mountPath, readOnly }): Mount[] =>
+    moving.has(name)
+      ? [
+          {
+            kind: 'volume',
+            name,
+            destination: mountPath,
+            readOnly,
+            options: [],
+            anonymous: true,
+            labels: {},
+            plain: true,
+            shared: false,
+          },
+        ]
+      : [],
+  );
+}
+
+/** Where what moves of it is on this node. */
+export function sourceTrees(pod: Pod, bundle: Bundle): Tree[] {
+  const shm = bundle.sources.get(SHM);
+  return [
+    { id: 'upper', path: bundle.upper, kind: 'overlay-upper' },
+    ...(shm === undefined ? [] : [{ id: 'shm', path: shm, kind: 'plain' as const }]),
+    ...emptyDirs(pod).map((name) => ({
+      id: `volume:${name}`,
+      path: emptyDirPath(pod.metadata.uid, name),
+      kind: 'plain' as const,
+    })),
+  ];
+}

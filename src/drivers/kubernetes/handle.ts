@@ -1,0 +1,36 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import { z } from 'zod';
+
+/** What the driver must know of a pod between calls and restarts; everything else is asked of Kubernetes. */
+const handleSchema = z.object({
+  v: z.literal(1),
+  engine: z.literal('kubernetes'),
+  namespace: z.string(),
+  name: z.string(),
+  /** The pod's and its container's, at the source. At the destination neither is known before the restore. */
+  uid: z.string().optional(),
+  container: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .optional(),
+  /** The migration whose `create` made it; absent for a pod that somebody else made. */
+  key: z.string().optional(),
+});
+export type PodHandle = z.infer<typeof handleSchema>;
+
+export function writeHandle(handle: PodHandle): string {
+  return JSON.stringify(handle);
+}
+
+export function readHandle(text: string): PodHandle {
+  try {
+    return handleSchema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new UmsError('UMS_E_INTERNAL', {
+      message: 'The journal holds a Kubernetes handle that this version cannot read',
+      fault: 'ums',
+      detail: text.slice(0, 1000),
+      cause: error,
+    });
+  }
+}

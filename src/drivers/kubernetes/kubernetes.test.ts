@@ -1,0 +1,162 @@
+import { describe, expect, it } from 'vitest';
+import { type Specification, specificationSchema } from '../specification.ts';
+import { accessOf } from './config.ts';
+import { specificationOf } from './describe.ts';
+import { fullName, parseImages } from './images.ts';
+import { refuseUnmovable } from './losses.ts';
+import { manifestHere, podOf } from './manifest.ts';
+import { containerId, upperOf } from './node.ts';
+import { type Pod, podSchema } from './schema.ts';
+
+const IMAGE: Specification['image'] = { kind: 'image', id: `sha256:${'a'.repeat(64)}`, names: ['x'], size_bytes: 1 };
+
+/** As an API server answers for a pod that a person made of a few lines. */
+function podSeen(
+  edit: (pod: Record<string, unknown> & { spec: Record<string, unknown> }) => void = () => undefined,
+): Pod {
+  const pod = {
+    metadata: {
+      name: 'cache',
+      namespace: 'shop',
+      uid: '11111111-2222-3333-4444-555555555555',
+      resourceVersion: '7',
+      creationTimestamp: '2026-01-01T00:00:00Z',
+      labels: { app: 'cache' },
+      managedFields: [{ manager: 'kubectl' }],
+    },
+    spec: {
+      nodeName: 'alpha',
+      priority: 0,
+      preemptionPolicy: 'PreemptLowerPriority',
+      serviceAccount: 'default',
+      serviceAccountName: 'default',
+      restartPolicy: 'Always',
+      terminationGracePeriodSeconds: 30,
+      volumes: [
+        { name: 'data', emptyDir: {} },
+        { name: 'default-token-abcde', secret: { secretName: 'default-token-abcde', defaultMode: 420 } },
+      ],
+      containers: [
+        {
+          name: 'main',
+          image: 'redis',
+          command: ['redis-server'],
+          args: ['--save', ''],
+          env: [
+            { name: 'A', value: 'b' },
+            { name: 'NODE', valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } } },
+          ],
+          imagePullPolicy: 'Always',
+          resources: { limits: { memory: '1Gi' } },
+          securityContext: { runAsUser: 100 },
+          volumeMounts: [
+            { name: 'data', mountPath: '/data' },
+            { name: 'default-token-abcde', mountPath: '/var/run/secrets/kubernetes.io/serviceaccount', readOnly: true },
+          ],
+        },
+      ],
+    },
+    status: { phase: 'Running', podIP: '10.244.1.2' },
+  };
+  edit(pod);
+  return podSchema.parse(pod);
+}
+
+describe('a pod and its specification', () => {
+  it('keeps all that a person wrote, and nothing that a cluster added', () => {
+    const specification = specificationOf(podSeen(), IMAGE);
+    expect(specificationSchema.parse(specification)).toEqual(specification);
+    expect(specification).toMatchObject({ name: 'shop.cache', entrypoint: ['redis-server'], command: ['--save', ''] });
+    expect(specification.mounts).toMatchObject([{ kind: 'volume', name: 'data', destination: '/data' }]);
+    const { pod } = podOf(specification);
+    const text = JSON.stringify(pod);
+    for (const own of ['alpha', 'default-token', 'managedFields', '11111111', 'preemptionPolicy', '10.244']) {
+      expect(text).not.toContain(own);
+    }
+    expect(pod.spec.containers[0]).toMatchObject({
+      env: [{ name: 'A', value: 'b' }, { valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } } }],
+      resources: { limits: { memory: '1Gi' } },
+      securityContext: { runAsUser: 100 },
+    });
+  });
+
+  it('is made on the node that receives it, by the runtime class that restores, from the image that came', () => {
+    const made = podSchema.parse(manifestHere(podOf(specificationOf(podSeen(), IMAGE)), 'beta', 'm-1'));
+    expect(made.metadata.annotations).toEqual({ 'ums.migration': 'm-1' });
+    expect(made.spec).toMatchObject({ nodeName: 'beta', runtimeClassName: 'ums' });
+    expect(made.spec.containers[0]?.imagePullPolicy).toBe('IfNotPresent');
+    const again = specificationOf({ ...made, status: podSeen().status }, IMAGE);
+    expect(again.pod?.manifest).not.toContain('ums');
+  });
+});
+
+describe('what cannot be moved', () => {
+  const refused: [string, RegExp, Parameters<typeof podSeen>[0]][] = [
+    ['an owner', /ReplicaSet web/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner] })],
+    ['a host path', /hostPath/, ({ spec }) => (spec['volumes'] = [{ name: 'v', hostPath: { path: '/' } }])],
+    ['a claim', /persistentVolumeClaim/, ({ spec }) => (spec['volumes'] = [{ name: 'v', persistentVolumeClaim: {} }])],
+    ['the host’s network', /hostNetwork/, ({ spec }) => (spec['hostNetwork'] = true)],
+    ['init containers', /init containers/, ({ spec }) => (spec['initContainers'] = [{}])],
+    ['another runtime', /gvisor/, ({ spec }) => (spec['runtimeClassName'] = 'gvisor')],
+  ];
+  const owner = { kind: 'ReplicaSet', name: 'web', controller: true };
+
+  it('is refused with the reason', () => {
+    expect(() => refuseUnmovable(podSeen())).not.toThrow();
+    for (const [, reason, edit] of refused) expect(() => refuseUnmovable(podSeen(edit))).toThrow(reason);
+  });
+});
+
+describe('what the node says', () => {
+  it('names images as the kubelet looks for them', () => {
+    expect(fullName('redis')).toBe('docker.io/library/redis:latest');
+    expect(fullName('bitnami/redis:7')).toBe('docker.io/bitnami/redis:7');
+    expect(fullName('localhost/redis:latest')).toBe('localhost/redis:latest');
+    expect(fullName('registry.example:5000/a/b')).toBe('registry.example:5000/a/b:latest');
+    expect(fullName(`a/b@sha256:${'0'.repeat(64)}`)).toBe(`docker.io/a/b@sha256:${'0'.repeat(64)}`);
+  });
+
+  it('lists them', () => {
+    const digest = `sha256:${'1'.repeat(64)}`;
+    const row = `localhost/redis:latest application/vnd.oci.image.manifest.v1+json ${digest} 19.5 MiB  linux/amd64 - \n`;
+    const header =
+      'REF                    TYPE                                       DIGEST  SIZE      PLATFORMS   LABELS \n';
+    expect(parseImages(header + row)).toEqual([
+      { name: 'localhost/redis:latest', digest, size_bytes: Math.ceil(19.5 * 2 ** 20) },
+    ]);
+  });
+
+  it('tells where a container writes', () => {
+    const point = '/run/containerd/io.containerd.runtime.v2.task/k8s.io/x/rootfs';
+    const options = 'rw,lowerdir=/s/1/fs:/s/2/fs,upperdir=/s/3/fs,workdir=/s/3/work';
+    const line = `90 80 0:40 / ${point} rw,relatime shared:1 - overlay overlay ${options}`;
+    expect(upperOf(`1 0 8:1 / / rw - ext4 /dev/vda rw\n${line}\n`, point)).toBe('/s/3/fs');
+    expect(upperOf(line, '/elsewhere')).toBeUndefined();
+    expect(containerId(`containerd://${'b'.repeat(64)}`)).toBe('b'.repeat(64));
+    expect(containerId('docker://abc')).toBeUndefined();
+  });
+});
+
+describe('a kubeconfig', () => {
+  const text = `
+apiVersion: v1
+kind: Config
+current-context: two
+clusters:
+- {name: c, cluster: {server: "https://192.0.2.1:6443/", certificate-authority-data: ${Buffer.from('CA').toString('base64')}}}
+users:
+- {name: a, user: {token: first}}
+- {name: b, user: {token: second}}
+contexts:
+- {name: one, context: {cluster: c, user: a}}
+- {name: two, context: {cluster: c, user: b, namespace: shop}}
+`;
+
+  it('is read for the context that is current', () => {
+    expect(accessOf('/x', text)).toMatchObject({ server: 'https://192.0.2.1:6443', ca: 'CA', token: 'second' });
+  });
+
+  it('is refused when that leads nowhere', () => {
+    expect(() => accessOf('/x', text.replace('current-context: two', 'current-context: three'))).toThrow(/current/);
+  });
+});

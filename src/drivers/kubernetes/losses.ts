@@ -1,0 +1,110 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import { emptyDirs, nameOf, theContainer } from './describe.ts';
+import { isTokenVolume, RUNTIME_CLASS } from './manifest.ts';
+import type { Pod, Volume } from './schema.ts';
+
+interface Reason {
+  why: string;
+  mend: string;
+}
+
+/** Volumes whose content the destination's cluster has, under the same name, or makes itself. */
+const OF_THE_CLUSTER = ['secret', 'configMap', 'projected', 'downwardAPI'];
+const SHARED_WITH_HOST = ['hostPID', 'hostIPC', 'hostNetwork', 'shareProcessNamespace'] as const;
+
+/** Things of a pod that its copy elsewhere will not have, in words for the user. */
+export function lossesOf(pod: Pod): string[] {
+  const container = theContainer(pod);
+  const restarts = pod.status?.containerStatuses[0]?.restartCount ?? 0;
+  return [
+    ...(container.imagePullPolicy === 'Always' ? ['that its image is pulled anew at every start'] : []),
+    ...(restarts > 0 ? ['how often it was started again'] : []),
+    'its address: it gets a new one, and open connections are closed',
+    `its runtime class is ${RUNTIME_CLASS} there, which is runc but for the moment of the restore`,
+    'its uid and creation time: the destination gives it new ones',
+  ];
+}
+
+/** Throws for what cannot be moved at all, with the reason. */
+export function refuseUnmovable(pod: Pod): void {
+  const reason = unmovable(pod);
+  if (reason === undefined) return;
+  throw new UmsError('UMS_E_SPECIFICATION', {
+    message: `${nameOf(pod)} cannot be moved: ${reason.why}`,
+    fault: 'user',
+    state: 'Nothing was changed.',
+    mend: reason.mend,
+  });
+}
+
+function unmovable(pod: Pod): Reason | undefined {
+  return ofTheWhole(pod) ?? ofTheContainer(pod) ?? ofVolumes(pod);
+}
+
+function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
+  const owner = metadata.ownerReferences.find(({ controller }) => controller === true);
+  if (owner !== undefined) {
+    return {
+      why: `it belongs to ${owner.kind} ${owner.name}, which would make another one in its place`,
+      mend: 'Only pods of their own can be moved so far.',
+    };
+  }
+  if (metadata.deletionTimestamp !== undefined) return { why: 'it is being deleted', mend: 'Make it again first.' };
+  if (spec.containers.length > 1 || spec.ephemeralContainers.length > 0) {
+    return { why: 'it has more than one container', mend: 'Only pods of one container can be moved so far.' };
+  }
+  if (spec.initContainers.length > 0) {
+    return { why: 'its init containers would run again', mend: 'Let its own program do what they do.' };
+  }
+  const shared = SHARED_WITH_HOST.find((field) => spec[field]);
+  if (shared !== undefined) {
+    return { why: `its namespaces are not its container's own (${shared})`, mend: `Make it without ${shared}.` };
+  }
+  if (!['', 'runc', RUNTIME_CLASS].includes(spec.runtimeClassName ?? '')) {
+    return {
+      why: `its runtime class is ${spec.runtimeClassName}, and only runc can be dumped and restored here`,
+      mend: 'Make it without a runtime class.',
+    };
+  }
+  if ((metadata.annotations['kubernetes.io/config.source'] ?? 'api') !== 'api') {
+    return { why: 'it is a static pod, which a file of this node makes', mend: 'Make it through the API server.' };
+  }
+  return undefined;
+}
+
+function ofTheContainer(pod: Pod): Reason | undefined {
+  const container = theContainer(pod);
+  if (container.livenessProbe !== undefined || container.startupProbe !== undefined) {
+    return {
+      why: 'the kubelet would take it for dead and kill it while it stands still (livenessProbe, startupProbe)',
+      mend: 'Make it with a readinessProbe only.',
+    };
+  }
+  if ('lifecycle' in container && JSON.stringify(container['lifecycle']).includes('postStart')) {
+    return { why: 'its postStart hook would run again', mend: 'Make it without one.' };
+  }
+  return undefined;
+}
+
+function ofVolumes(pod: Pod): Reason | undefined {
+  const moving = new Set(emptyDirs(pod));
+  const foreign = pod.spec.volumes.find((volume) => !moving.has(volume.name) && !isOfTheCluster(pod, volume));
+  if (foreign !== undefined) {
+    const kind = Object.keys(foreign).find((field) => field !== 'name') ?? 'unknown';
+    return {
+      why: `its volume ${foreign.name} is of a kind that cannot be moved yet (${kind})`,
+      mend: `It can have volumes of the kinds emptyDir, ${OF_THE_CLUSTER.join(', ')}.`,
+    };
+  }
+  const partial = theContainer(pod).volumeMounts.find(
+    ({ subPath, subPathExpr }) => (subPath ?? '') !== '' || (subPathExpr ?? '') !== '',
+  );
+  if (partial !== undefined) {
+    return { why: `it mounts a part of volume ${partial.name} (subPath)`, mend: 'Mount the whole of it.' };
+  }
+  return undefined;
+}
+
+function isOfTheCluster(pod: Pod, volume: Volume): boolean {
+  return isTokenVolume(pod, volume) || OF_THE_CLUSTER.some((kind) => kind in volume);
+}

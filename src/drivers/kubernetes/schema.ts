@@ -1,0 +1,122 @@
+import { z } from 'zod';
+import { nullableList, nullableRecord } from '../oci/answers.ts';
+
+/** What ums reads of the answers of an API server; everything else passes through untouched, or is left alone. */
+const name = z.string().max(253);
+
+const containerStatusSchema = z.object({
+  name,
+  containerID: z.string().default(''),
+  imageID: z.string().default(''),
+  image: z.string().default(''),
+  ready: z.boolean().default(false),
+  restartCount: z.int().default(0),
+  state: z
+    .object({
+      running: z.object({}).optional(),
+      waiting: z.object({ reason: z.string().default(''), message: z.string().default('') }).optional(),
+      terminated: z.object({ exitCode: z.int(), reason: z.string().default('') }).optional(),
+    })
+    .default({}),
+});
+
+/** A volume has one key beside its name: its kind. */
+const volumeSchema = z.looseObject({ name });
+const volumeMountSchema = z.looseObject({
+  name,
+  mountPath: z.string().startsWith('/'),
+  readOnly: z.boolean().default(false),
+  subPath: z.string().optional(),
+  subPathExpr: z.string().optional(),
+});
+
+export const containerSchema = z.looseObject({
+  name,
+  image: z.string(),
+  command: nullableList(z.string()),
+  args: nullableList(z.string()),
+  env: nullableList(z.looseObject({ name: z.string(), value: z.string().optional() })),
+  workingDir: z.string().optional(),
+  imagePullPolicy: z.string().optional(),
+  volumeMounts: nullableList(volumeMountSchema),
+  ports: nullableList(
+    z.looseObject({
+      containerPort: z.int(),
+      hostPort: z.int().optional(),
+      hostIP: z.string().optional(),
+      protocol: z.string().default('TCP'),
+    }),
+  ),
+  tty: z.boolean().default(false),
+  stdin: z.boolean().default(false),
+  livenessProbe: z.unknown().optional(),
+  startupProbe: z.unknown().optional(),
+});
+
+export const podSchema = z.looseObject({
+  apiVersion: z.string().optional(),
+  kind: z.string().optional(),
+  metadata: z.looseObject({
+    name,
+    namespace: name.default('default'),
+    uid: z.string().default(''),
+    creationTimestamp: z.string().default(''),
+    deletionTimestamp: z.string().optional(),
+    labels: nullableRecord(z.string()),
+    annotations: nullableRecord(z.string()),
+    ownerReferences: nullableList(
+      z.looseObject({ kind: z.string(), name: z.string(), controller: z.boolean().optional() }),
+    ),
+  }),
+  spec: z.looseObject({
+    containers: z.array(containerSchema).min(1).max(100),
+    initContainers: nullableList(z.unknown()),
+    ephemeralContainers: nullableList(z.unknown()),
+    volumes: nullableList(volumeSchema),
+    nodeName: z.string().default(''),
+    runtimeClassName: z.string().optional(),
+    restartPolicy: z.string().default('Always'),
+    hostNetwork: z.boolean().default(false),
+    hostPID: z.boolean().default(false),
+    hostIPC: z.boolean().default(false),
+    shareProcessNamespace: z.boolean().default(false),
+    terminationGracePeriodSeconds: z.int().optional(),
+    hostname: z.string().optional(),
+  }),
+  status: z
+    .looseObject({
+      phase: z.string().default(''),
+      reason: z.string().default(''),
+      message: z.string().default(''),
+      podIP: z.string().default(''),
+      containerStatuses: nullableList(containerStatusSchema),
+    })
+    .optional(),
+});
+export type Pod = z.infer<typeof podSchema>;
+export type Volume = z.infer<typeof volumeSchema>;
+
+export const podListSchema = z.object({ items: z.array(podSchema).max(10_000) });
+export const versionSchema = z.object({ gitVersion: z.string() });
+export const nodeSchema = z.object({
+  metadata: z.object({ name }),
+  spec: z.object({ unschedulable: z.boolean().default(false) }).default({ unschedulable: false }),
+  status: z.object({
+    conditions: nullableList(
+      z.object({
+        type: z.string(),
+        status: z.string(),
+        reason: z.string().default(''),
+        message: z.string().default(''),
+      }),
+    ),
+    nodeInfo: z.object({ containerRuntimeVersion: z.string().default(''), kubeletVersion: z.string().default('') }),
+  }),
+});
+export type Node = z.infer<typeof nodeSchema>;
+export const nodeListSchema = z.object({ items: z.array(nodeSchema).max(10_000) });
+export const namedSchema = z.object({ metadata: z.object({ name }) });
+export const runtimeClassSchema = z.object({ handler: z.string() });
+export const reviewSchema = z.object({
+  status: z.object({ allowed: z.boolean(), reason: z.string().default('') }),
+});
