@@ -22,6 +22,7 @@ export class PeerStream extends Duplex {
   readonly #timer: NodeJS.Timeout;
   #written = false;
   #waiting = false;
+  #taker: ((chunk: Buffer) => void) | undefined;
 
   constructor(socket: TLSSocket, reader: ByteReader, options: PeerStreamOptions) {
     super({ allowHalfOpen: true, writableHighWaterMark: IN_FLIGHT_LIMIT_BYTES });
@@ -39,6 +40,15 @@ export class PeerStream extends Duplex {
     });
   }
 
+  /**
+   * Hands each piece straight to `take`, which keeps up by being done when it returns, instead of through the queue and the
+   * events of a stream. The end, errors and all that is sent are as of any other.
+   */
+  deliver(take: (chunk: Buffer) => void): void {
+    this.#taker = take;
+    this.resume();
+  }
+
   override _read(): void {
     if (!this.#waiting) this.#pump();
   }
@@ -52,7 +62,8 @@ export class PeerStream extends Duplex {
       for (let wanted = true; wanted && !this.destroyed; ) {
         const chunk = this.#body.atHand();
         if (chunk === LATER) return this.#wait();
-        wanted = this.push(chunk ?? null) && chunk !== undefined;
+        if (chunk === undefined || this.#taker === undefined) wanted = this.push(chunk ?? null) && chunk !== undefined;
+        else this.#taker(chunk);
       }
     } catch (error) {
       this.destroy(asConnectionFailure(this.#peer, error));
