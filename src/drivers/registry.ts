@@ -1,4 +1,5 @@
 import type { Driver, DriverOptions, EngineName } from './contract.ts';
+import { createContainerdDriver } from './containerd/index.ts';
 import { createDockerDriver } from './docker/index.ts';
 import { createKubernetesDriver } from './kubernetes/index.ts';
 import { createPodmanDriver } from './podman/index.ts';
@@ -6,6 +7,7 @@ import { createRuncDriver } from './runc/index.ts';
 
 /** Every engine that ums knows, by name: a new one needs its folder and one line here. */
 const FACTORIES: Record<EngineName, (options: DriverOptions) => Driver> = {
+  containerd: createContainerdDriver,
   docker: createDockerDriver,
   kubernetes: createKubernetesDriver,
   podman: createPodmanDriver,

@@ -91,7 +91,10 @@ export const healthCheckSchema = z.object({
   onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
-export const engineSchema = z.enum(['runc', 'podman', 'docker', 'kubernetes']);
+export const engineSchema = z.enum(['runc', 'podman', 'docker', 'containerd', 'kubernetes']);
+
+/** A message of containerd's that is taken along as it is. */
+const opaqueSchema = z.object({ type: shortText, base64: z.string().max(1024 * 1024) });
 
 export const specificationSchema = z.object({
   version: z.literal(1),
@@ -154,5 +157,17 @@ export const specificationSchema = z.object({
   bundle: z.object({ path: absolutePath, configText: z.string().max(4 * 1024 * 1024) }).optional(),
   /** Kubernetes only: the pod's manifest without what its cluster added (it is the specification there). */
   pod: z.object({ namespace: shortText, manifest: z.string().max(2 * 1024 * 1024) }).optional(),
+  /** containerd only: the rest of the container's record, with its OCI configuration to the byte. */
+  containerd: z
+    .object({
+      /** The image's name in the record, which says where it came from; it may mean another image by now. */
+      image: text,
+      snapshotter: shortText,
+      spec: z.object({ type: shortText, text: z.string().max(4 * 1024 * 1024) }),
+      runtime: shortText,
+      options: opaqueSchema.optional(),
+      extensions: z.record(shortText, opaqueSchema),
+    })
+    .optional(),
 });
 export type Specification = z.infer<typeof specificationSchema>;

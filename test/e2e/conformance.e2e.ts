@@ -2,14 +2,16 @@ import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { rm } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
-import { CONFORMANCE_CASES, type ConformanceSide, type ConformanceWorld } from '#src/drivers/conformance.ts';
-import type { EngineName, Tree } from '#src/drivers/contract.ts';
+import { CONFORMANCE_CASES, type ConformanceWorld } from '#src/drivers/conformance.ts';
+import type { EngineName } from '#src/drivers/contract.ts';
 import { run } from '#src/telemetry/exec.ts';
+import { ContainerdSide } from './support/conformance-containerd.ts';
+import { lines, PROGRAM, Side } from './support/conformance-side.ts';
 import { killOn } from './support/processes.ts';
-import { RemoteDriver } from './support/remote-driver.ts';
 import { until } from './support/moves.ts';
 
 /** The contract of src/drivers, for every driver, between two hosts of the lab. */
@@ -18,68 +20,27 @@ const START_LIMIT_MS = 15_000;
 const SCRATCH = '/run/ums-conformance-scratch';
 const IMAGES = { imagesDir: `${SCRATCH}/images`, workDir: `${SCRATCH}/work` };
 const IMAGE_FILE = `${SCRATCH}/image.tar`;
+const RESTART_MONITOR_MS = 12_000;
 const PAGE_PORT = 27_440;
 /** The program holds 4 MiB of anonymous memory; stacks and written pages of files are all that a lazy dump may hold. */
 const LAZY_PAGES_MAX_BYTES = 1024 * 1024;
-const PROGRAM = ['memhog', '4', '100', '/tmp/ticks'];
 
 const lab = Lab.open();
 let alpha: Host;
 let beta: Host;
 
 before(async () => {
-  await lab.up({ engines: ['docker'] });
+  await lab.up({ engines: ['docker', 'containerd'] });
   alpha = lab.host('alpha');
   beta = lab.host('beta');
   for (const host of [alpha, beta])
-    for (const engine of ['podman', 'docker'] as const) await host.importImage('memhog', engine);
+    for (const engine of ['podman', 'docker', 'containerd'] as const) await host.importImage('memhog', engine);
 });
 
 after(async () => {
   for (const host of [alpha, beta])
     await host.exec('rm', ['-rf', SCRATCH, '/var/lib/ums-conformance', '/run/ums-conformance']);
 });
-
-async function lines(host: Host, script: string, ...args: string[]): Promise<string[]> {
-  const { stdout } = await host.exec('sh', ['-c', script, 'sh', ...args], { timeout_ms: 30_000 });
-  return stdout.split('\n').filter((line) => line !== '');
-}
-
-abstract class Side implements ConformanceSide {
-  readonly host: Host;
-  readonly driver: RemoteDriver;
-
-  constructor(host: Host, engine: EngineName) {
-    this.host = host;
-    this.driver = new RemoteDriver(host, engine);
-  }
-
-  abstract startService(name: string): Promise<void>;
-  abstract makeForeign(name: string): Promise<void>;
-  abstract foreignIsUntouched(name: string): Promise<boolean>;
-  abstract removeForeign(name: string): Promise<void>;
-  abstract removeBehindDriver(name: string): Promise<void>;
-  abstract remains(name: string): Promise<string[]>;
-
-  async letGo(pid: number): Promise<void> {
-    const script = 'echo 0 >"/sys/fs/cgroup$(sed -n s/^0:://p "/proc/$1/cgroup")/cgroup.freeze"';
-    await this.host.exec('sh', ['-ec', script, 'sh', String(pid)]);
-  }
-
-  async ticks(trees: readonly Tree[]): Promise<number> {
-    const tree = trees.find((each) => each.id === 'upper' || each.id === 'rootfs');
-    assert.ok(tree);
-    const [line = ''] = await lines(this.host, 'grep "^tick [0-9]* " "$1" | tail -n 1', `${tree.path}/tmp/ticks`);
-    return Number(line.split(' ')[1] ?? 'NaN');
-  }
-
-  protected async runs(name: string): Promise<void> {
-    await until(`${name} counts`, START_LIMIT_MS, async () => {
-      const { trees } = await this.driver.describe(name);
-      return (await this.ticks(trees)) > 0 ? true : undefined;
-    });
-  }
-}
 
 class PodmanSide extends Side {
   async startService(name: string): Promise<void> {
@@ -378,12 +339,46 @@ void describe('a Docker service that is away', { timeout: TEST_LIMIT_MS }, () =>
   });
 });
 
-const SIDES = { podman: PodmanSide, docker: DockerSide, runc: RuncSide } satisfies Record<
-  Exclude<EngineName, 'kubernetes'>,
-  unknown
->;
+void describe('a service of containerd that is away', { timeout: TEST_LIMIT_MS }, () => {
+  void it('is not begun anew, by a person or by the restart monitor, until the agent says so', async () => {
+    const name = 'conf-containerd-held';
+    const side = new ContainerdSide(alpha, 'containerd');
+    try {
+      await side.startService(name);
+      const { handle } = await side.driver.describe(name);
+      await side.driver.freeze(handle);
+      for (const words of [['pause'], ['resume'], ['exec', '--exec-id', 'x', name, 'true']]) {
+        await alpha.exec('ctr', ['tasks', ...words, ...(words.includes(name) ? [] : [name])], { okExitCodes: [1] });
+      }
+      assert.equal(await side.driver.state(handle), 'frozen', 'nobody thaws it');
+      await alpha.exec('ctr', ['tasks', 'rm', '--force', name], { okExitCodes: [0, 1] });
+      const { stderr } = await alpha.exec('ctr', ['tasks', 'start', '--detach', name], { okExitCodes: [1] });
+      assert.match(stderr, /ums is moving this service/);
+      // The monitor looks every ten seconds.
+      await sleep(RESTART_MONITOR_MS);
+      assert.equal(await side.driver.state(handle), 'stopped');
+      await side.driver.start(handle);
+      assert.equal(await side.driver.state(handle), 'running');
+      await side.driver.freeze(handle);
+      await side.driver.thaw(handle);
+      await alpha.exec('ctr', ['tasks', 'kill', '--signal', 'SIGKILL', name]);
+      await until('the restart monitor starts it again', RESTART_MONITOR_MS * 2, async () =>
+        (await side.driver.state(handle)) === 'running' ? true : undefined,
+      );
+    } finally {
+      await side.removeBehindDriver(name);
+    }
+  });
+});
 
-for (const engine of ['podman', 'docker', 'runc'] as const) {
+const SIDES = {
+  podman: PodmanSide,
+  docker: DockerSide,
+  containerd: ContainerdSide,
+  runc: RuncSide,
+} satisfies Record<Exclude<EngineName, 'kubernetes'>, unknown>;
+
+for (const engine of ['podman', 'docker', 'containerd', 'runc'] as const) {
   void describe(`driver ${engine}`, { timeout: TEST_LIMIT_MS * 3 }, () => {
     for (const each of CONFORMANCE_CASES) {
       void it(each.name, { timeout: TEST_LIMIT_MS }, async () => {

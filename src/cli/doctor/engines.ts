@@ -7,7 +7,7 @@ import { run } from '#src/telemetry/exec.ts';
 import { type Check, missing, ok, warning } from './checks.ts';
 
 /** Engines that this version has no driver for: named, so that nobody wonders whether they were overlooked. */
-const OTHERS = ['docker', 'containerd', 'crictl'] as const;
+const OTHERS = ['crictl'] as const;
 
 /** Every driver says for itself whether its engine can be used here. */
 export async function engineChecks(): Promise<Check[]> {

@@ -4,14 +4,30 @@ import type { ServiceState, ServiceSummary } from '../contract.ts';
 /** Matches that are named in a message. */
 const NAMED_MAX = 5;
 
+/** The commands with which a person lists an engine's containers, starts one, and makes a name free. */
+export interface EngineCommands {
+  list: string;
+  start: (name: string) => string;
+  free: (name: string) => string;
+}
+
+function commandsOf(command: string): EngineCommands {
+  return {
+    list: `${command} ps --all`,
+    start: (name) => `${command} start ${name}`,
+    free: (name) => `${command} rename ${name} OTHER`,
+  };
+}
+
 /** What is wrong with a service, in the words of an engine whose commands a person knows. */
 export class ServiceErrors {
   readonly #engine: string;
-  readonly #command: string;
+  readonly #commands: EngineCommands;
 
-  constructor(engine: string, command: string) {
+  /** The name of the engine's command will do where its subcommands are Docker's. */
+  constructor(engine: string, commands: string | EngineCommands) {
     this.#engine = engine;
-    this.#command = command;
+    this.#commands = typeof commands === 'string' ? commandsOf(commands) : commands;
   }
 
   ambiguous(reference: string, matches: readonly ServiceSummary[]): UmsError {
@@ -37,7 +53,7 @@ export class ServiceErrors {
     return new UmsError('UMS_E_SERVICE_GONE', {
       message: `${name} is no longer there`,
       fault: 'service',
-      mend: `Somebody removed it; \`${this.#command} ps --all\` shows what is there.`,
+      mend: `Somebody removed it; \`${this.#commands.list}\` shows what is there.`,
     });
   }
 
@@ -45,7 +61,7 @@ export class ServiceErrors {
     return new UmsError(state === 'stopped' ? 'UMS_E_SERVICE_GONE' : 'UMS_E_SERVICE_NOT_RUNNING', {
       message: `${name} is ${state}, so this cannot be done with it`,
       fault: 'service',
-      mend: `Start it (${this.#command} start ${name}) and try again.`,
+      mend: `Start it (${this.#commands.start(name)}) and try again.`,
     });
   }
 
@@ -54,7 +70,7 @@ export class ServiceErrors {
       message: `A container named ${name} exists already`,
       fault: 'destination',
       state: 'It was left as it is.',
-      mend: `Rename or remove it (${this.#command} rename ${name} OTHER) and try again.`,
+      mend: `Rename or remove it (${this.#commands.free(name)}) and try again.`,
     });
   }
 
