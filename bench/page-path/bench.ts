@@ -96,9 +96,11 @@ async function measure(
     const { fill_bytes_s } = atHand;
     if (flags.fresh) await atHand.giveBack();
     source.process.send(address);
-    const [sent, received] = await Promise.all([source.next(doneOf), destination.next(doneOf)]).finally(() =>
-      atHand.giveBack(),
-    );
+    const done = Promise.all([source.next(doneOf), destination.next(doneOf)]);
+    // Nobody may be at work on the memory when it goes.
+    await Promise.allSettled([done]);
+    await atHand.giveBack();
+    const [sent, received] = await done;
     destination.process.send({});
     await Promise.all([source.ended, destination.ended]);
     const name = `${tls ? 'tls' : 'tcp'}-${compressible ? 'compressible' : 'incompressible'}`;
