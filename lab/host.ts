@@ -14,6 +14,7 @@ import {
   processesIn,
   readOrEmpty,
 } from './cgroup.ts';
+import { CAPSULE, loadCapsule } from './capsule.ts';
 import { importIntoContainerd, KUBERNETES_NAMESPACE } from './containerd.ts';
 import { hostAddress } from './names.ts';
 import { PATIENCE } from './patience.ts';
@@ -190,13 +191,17 @@ export class Host {
   /** Names of the images that lie ready on every host. */
   async preparedImages(): Promise<string[]> {
     const { stdout } = await this.exec('ls', [IMAGES]);
-    return stdout.split('\n').flatMap((file) => (file.endsWith('.tar') ? [file.slice(0, -'.tar'.length)] : []));
+    return stdout
+      .split('\n')
+      .flatMap((file) => (file.endsWith('.tar') ? [file.slice(0, -'.tar'.length)] : []))
+      .concat(CAPSULE);
   }
 
   /** Imports a prepared image into an engine of this host, if it is not there; `namespace` is one of containerd's. */
   async importImage(name: string, engine: ImageStore = 'podman', namespace?: string): Promise<string> {
     const image = engine === 'docker' ? `${name}:latest` : `localhost/${name}:latest`;
     const space = namespace ?? (engine === 'kubernetes' ? KUBERNETES_NAMESPACE : 'default');
+    if (name === CAPSULE) return await loadCapsule(this, engine, space);
     if (await this.#hasImage(image, engine, space)) return image;
     if (!(await this.preparedImages()).includes(name)) {
       throw new UmsError('UMS_E_USAGE', {

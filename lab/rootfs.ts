@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { buildDebian, debianArchives, debianRecipe } from '#src/approaches/images/debian.ts';
+import { debianMirror } from '#src/approaches/images/mirror.ts';
 import { run } from '#src/telemetry/exec.ts';
-import { UmsError } from '#src/telemetry/errors.ts';
 import { buildImages } from './images.ts';
 import { removeOldLayers } from './layers.ts';
 import { withLock } from './lock.ts';
-import { debianMirror } from './mirror.ts';
 import { cacheDir } from './names.ts';
 import type { Say } from './say.ts';
 import { removeTree } from './trees.ts';
@@ -17,9 +17,6 @@ import { removeTree } from './trees.ts';
  * a hash of its recipe, built under a temporary name and renamed when complete: an interrupted build leaves nothing that
  * could be mistaken for a whole one.
  */
-const SUITE = 'trixie';
-/** CRIU 4.2.1: Debian 13's 4.1.1 cannot dump an internet socket on kernels that refuse SO_PASSCRED for one. */
-const FROM_TESTING = ['criu', 'libcriu2', 'libcompel1', 'libnet9', 'libnl-3-200'];
 const PACKAGES = [
   'criu runc podman netavark aardvark-dns tini redis-server busybox-static',
   'docker.io docker-cli containerd containernetworking-plugins',
@@ -28,7 +25,6 @@ const PACKAGES = [
 ].flatMap((row) => row.split(' '));
 const BASE_RECIPE_VERSION = 1;
 const WORK_RECIPE_VERSION = 1;
-const BUILD_LIMIT_MS = 900_000;
 const LOCK_LIMIT_S = 900;
 
 const here = import.meta.dirname;
@@ -61,7 +57,7 @@ function treeParts(directory: string, ending = ''): (string | Buffer)[] {
 /** The layers that this checkout asks for, there or not. */
 function wantedLayers(): RootFileSystem {
   const cache = join(cacheDir(), 'rootfs');
-  const baseKey = hash(String(BASE_RECIPE_VERSION), process.arch, SUITE, PACKAGES.join(' '), FROM_TESTING.join(' '));
+  const baseKey = hash(String(BASE_RECIPE_VERSION), ...debianRecipe(PACKAGES));
   const workKey = hash(
     baseKey,
     String(WORK_RECIPE_VERSION),
@@ -112,52 +108,13 @@ async function complete(path: string, build: (temporary: string) => Promise<void
 }
 
 async function buildBase(path: string, say: Say): Promise<void> {
-  const mirror = debianMirror();
-  say(`Building the root file system of the test hosts once, from ${mirror} (about a minute)`);
-  const preferences = `${path}.preferences`;
-  writeFileSync(
-    preferences,
-    `Package: *\nPin: release a=testing\nPin-Priority: 100\n\nPackage: ${FROM_TESTING.join(' ')}\nPin: release a=testing\nPin-Priority: 990\n`,
-  );
-  const args = [
-    '--variant=minbase',
-    '--quiet',
-    // Not the keys that this machine happens to trust: Debian's own, as its package delivers them.
-    '--keyring=/usr/share/keyrings/debian-archive-keyring.gpg',
-    `--include=${PACKAGES.join(',')}`,
-    `--setup-hook=mkdir -p "$1"/etc/apt/preferences.d && cp ${preferences} "$1"/etc/apt/preferences.d/testing`,
-    '--aptopt=APT::Install-Recommends "false"',
-    '--aptopt=Acquire::Languages "none"',
-    '--dpkgopt=path-exclude=/usr/share/doc/*',
-    '--dpkgopt=path-exclude=/usr/share/man/*',
-    '--dpkgopt=path-exclude=/usr/share/locale/*',
-    SUITE,
-    path,
-    `deb ${mirror} ${SUITE} main`,
-    `deb [check-valid-until=no] ${mirror} testing main`,
-  ];
-  try {
-    // It ends when this process does, however that ends.
-    await run('setpriv', ['--pdeathsig', 'TERM', 'mmdebstrap', ...args], {
-      timeout_ms: BUILD_LIMIT_MS,
-      pickLine: aptLine,
-    });
-  } catch (error) {
-    throw new UmsError('UMS_E_LAB', {
-      message: `The root file system of the test hosts could not be built: ${error instanceof Error ? error.message : String(error)}`,
-      fault: 'user',
-      state: 'Nothing was kept; the next run begins anew.',
-      mend: `Check that ${mirror} can be reached and carries ${SUITE} and testing.`,
-      cause: error,
-      ...(error instanceof UmsError && error.detail !== undefined ? { detail: error.detail } : {}),
-    });
-  } finally {
-    rmSync(preferences, { force: true });
-  }
-}
-
-function aptLine(stderr: string): string | undefined {
-  return stderr.split('\n').findLast((line) => /^(E|Err|error):/i.test(line.trim()));
+  say(`Building the root file system of the test hosts once, from ${debianMirror()} (about a minute)`);
+  await buildDebian({
+    what: 'The root file system of the test hosts',
+    target: path,
+    packages: PACKAGES,
+    archives: debianArchives(cacheDir()),
+  });
 }
 
 async function buildWork(path: string, base: string, say: Say): Promise<void> {

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { withLock } from '../lock.ts';
-import { debianMirror } from '../mirror.ts';
+import { debianMirror } from '#src/approaches/images/mirror.ts';
 import { cacheDir } from '../names.ts';
 import { PATIENCE } from '../patience.ts';
 import { BUILD_PREREQUISITES, installPackages } from '../prerequisites.ts';

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { debianMirror } from '../mirror.ts';
+import { debianMirror } from '#src/approaches/images/mirror.ts';
 import type { Say } from '../say.ts';
 import { removeTree } from '../trees.ts';
 

@@ -1,7 +1,7 @@
 import { existsSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
-import { debianMirror } from '../mirror.ts';
+import { debianMirror } from '#src/approaches/images/mirror.ts';
 import type { Say } from '../say.ts';
 import { removeTree } from '../trees.ts';
 

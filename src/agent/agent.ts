@@ -12,7 +12,7 @@ import { Journal } from '#src/coordination/journal.ts';
 import { type Hello, PROTOCOL } from '#src/coordination/messages.ts';
 import { sweepPageCaches } from '#src/coordination/page-caches.ts';
 import { findService } from '#src/coordination/preflight.ts';
-import type { Driver, EngineFingerprint, EngineName } from '#src/drivers/contract.ts';
+import type { Driver, DriverOptions, EngineFingerprint, EngineName } from '#src/drivers/contract.ts';
 import { createDrivers } from '#src/drivers/registry.ts';
 import { Frontmen } from '#src/frontman/frontmen.ts';
 import { createPeerHttpServer, DEFAULT_LIMITS, PeerClient, PeerServer } from '#src/transfer/channel/index.ts';
@@ -79,9 +79,10 @@ export class Agent {
     this.#log = log;
     this.#database = database;
     this.#trust = trust;
-    this.#drivers = createDrivers({ stateDir: config.stateDir, runDir: config.runDir });
+    this.#drivers = createDrivers(driverOptions(config));
     this.#peers = new PeerClient({ trust, log, idle_ms: config.peerTimeout_ms });
-    this.#invitations = new Invitations({ trust, host: config.peerAddress, port: config.pairingPort, log });
+    const listenAddress = config.listenAddress ?? config.peerAddress;
+    this.#invitations = new Invitations({ trust, host: listenAddress, port: config.pairingPort, log });
     const journal = new Journal(database);
     this.frontmen = new Frontmen({
       database,
@@ -119,7 +120,7 @@ export class Agent {
     );
     this.#peerServer = new PeerServer({
       trust,
-      host: config.peerAddress,
+      host: listenAddress,
       port: config.peerPort,
       httpServer: this.#peerHttp.server,
       log,
@@ -315,6 +316,11 @@ export class Agent {
     }
     return frontman;
   }
+}
+
+function driverOptions({ stateDir, runDir, bundleOutput, bundleErrors }: AgentConfig): DriverOptions {
+  if (bundleOutput === undefined) return { stateDir, runDir };
+  return { stateDir, runDir, output: { out: bundleOutput, err: bundleErrors ?? bundleOutput } };
 }
 
 function unknownSystem(name: string): UmsError {

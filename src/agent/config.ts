@@ -7,6 +7,8 @@ export interface AgentConfig {
   peerAddress: string;
   peerPort: number;
   pairingPort: number;
+  /** Where peers' connections are accepted, if not at the address by which they know this system. */
+  listenAddress?: string;
   stateDir: string;
   runDir: string;
   logLevel: string;
@@ -16,6 +18,9 @@ export interface AgentConfig {
   pageCache_bytes: number;
   /** Tests only: lets breakpoints be set over the local API. */
   faultInjection: boolean;
+  /** Where the output of bundles goes, instead of into a file beside each. */
+  bundleOutput?: string;
+  bundleErrors?: string;
   /** Tests only: life of the certificates that this system issues to peers. */
   leafLife_ms?: number;
 }
@@ -62,10 +67,16 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     .requiredOption('--peer-address <address>', 'address of this system at which peers reach it')
     .option('--peer-port <port>', 'port for peers', port, 7440)
     .option('--pairing-port <port>', 'port for pairing, open only while an invitation is', port, 7441)
+    .option(
+      '--listen-address <address>',
+      'where to accept them, if not at the peer address: 0.0.0.0 behind published ports',
+    )
     .option('--state-dir <dir>', 'journal and keys', process.env['UMS_STATE_DIR'] ?? '/var/lib/ums')
     .option('--run-dir <dir>', 'socket and staging', process.env['UMS_RUN_DIR'] ?? '/run/ums')
     .option('--peer-timeout <ms>', 'silence after which a peer counts as gone', milliseconds, 15_000)
     .option('--page-cache <MiB>', 'memory of a service kept on disk when it leaves; 0 for none', mebibytes, 4096)
+    .option('--bundle-output <file>', 'where the output of runc bundles goes (default: a file in each bundle)')
+    .option('--bundle-errors <file>', 'where their standard error goes (default: as their output)')
     .option('--log-level <level>', 'trace, debug, info, warn or error', 'info')
     .option('--fault-injection', 'for tests: let migrations be halted at any state', false)
     .addOption(

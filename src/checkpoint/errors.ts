@@ -4,7 +4,8 @@ import { UmsError } from '#src/telemetry/errors.ts';
 const MAX_LINES = 20;
 
 /** What CRIU calls an error and then does without. */
-const HARMLESS = /Can't setup RLIMIT_NOFILE for self|No parent found|cgroup.*Failed to open.*swappiness/;
+const HARMLESS =
+  /Can't setup RLIMIT_NOFILE for self|Unable to create tun|No parent found|cgroup.*Failed to open.*swappiness/;
 /** What only says that something else failed before. */
 const CONSEQUENCES =
   /Dumping FAILED|Restoring FAILED|^Error \(criu\/cr-(?:dump|restore)\.c:\d+\): .*(?:FAILED|failed)\b/;

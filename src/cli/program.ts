@@ -2,7 +2,9 @@ import { Command, CommanderError } from 'commander';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
 import { type Action, Cli, type GlobalOptions, type Runner, usage } from './command.ts';
 import { addFrontman } from './commands/frontman.ts';
+import { addCapsule } from './commands/capsule.ts';
 import { addDoctor } from './commands/doctor.ts';
+import { addImage } from './commands/image.ts';
 import { addInstall } from './commands/install.ts';
 import { addCheck, addMigrate } from './commands/migrate.ts';
 import { addMigrations } from './commands/migrations.ts';
@@ -23,6 +25,8 @@ interface Outcome {
 export async function run(argv: readonly string[], io: Io): Promise<number> {
   const outcome: Outcome = { status: 0, complaint: '' };
   const program = buildProgram(io, outcome);
+  // What follows these belongs to the program that is to be run, also what looks like an option of every command.
+  if (argv[0] === 'capsule' && (argv[1] === 'run' || argv[1] === 'exec')) program.enablePositionalOptions();
   try {
     if (argv.length === 0) program.outputHelp();
     else await program.parseAsync(customary(argv), { from: 'user' });
@@ -120,7 +124,9 @@ export function buildProgram(io: Io, outcome: Outcome): Command {
   addMigrations(program, runner);
   addFrontman(program, runner);
   addAgent(program, runner);
+  addCapsule(program, runner);
   addInstall(program, runner);
+  addImage(program, runner);
   addDoctor(program, runner);
   addMisc(program, runner);
   addCheckoutCommands(program, runner);

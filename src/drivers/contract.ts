@@ -117,6 +117,14 @@ export interface DriverOptions {
   stateDir: string;
   /** Where it keeps what must not survive a boot. */
   runDir: string;
+  /** Where the output of bundles goes, if it was a pipe: without it, into a file in the bundle. */
+  output?: ServiceOutput;
+}
+
+/** Files that a service's standard output and standard error are written to. */
+export interface ServiceOutput {
+  out: string;
+  err: string;
 }
 
 export interface RemoveOptions {

@@ -3,11 +3,12 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { runtimePackages } from '#src/approaches/images/app.ts';
 import { run } from '#src/telemetry/exec.ts';
 import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { CHECKOUT } from '../commands/misc.ts';
 import { dockerSteps } from './docker.ts';
-import { installSteps, runtimePackages, type Step, uninstallSteps } from './steps.ts';
+import { installSteps, type Step, uninstallSteps } from './steps.ts';
 import { LAYOUT, unitFile } from './unit.ts';
 
 async function carryOut(steps: readonly Step[]): Promise<void> {

@@ -1,8 +1,7 @@
 import { existsSync } from 'node:fs';
-import { chmod, cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { z } from 'zod';
+import { APP_PARTS, copyPackages, copyParts } from '#src/approaches/images/app.ts';
 import { run } from '#src/telemetry/exec.ts';
 import { type AgentSettings, environmentFile, type Layout, linkScript, unitFile } from './unit.ts';
 
@@ -14,8 +13,8 @@ export interface Step {
   act(): Promise<void>;
 }
 
-/** What of a checkout runs on a host: the agent, the command line and the documents. */
-const PARTS = ['src', 'docs', 'package.json', 'package-lock.json', 'LICENSE', 'README.md'] as const;
+/** What of a checkout goes to a host: the agent, the command line and the documents. */
+const PARTS = [...APP_PARTS, 'docs', 'README.md'];
 const SYSTEMD_LIMIT_MS = 60_000;
 
 export function installSteps(
@@ -83,25 +82,6 @@ function systemctl(args: readonly string[]): Step {
   };
 }
 
-const lockSchema = z.object({
-  packages: z.record(z.string(), z.object({ dev: z.boolean().optional(), optional: z.boolean().optional() })),
-});
-
-/** Folders of the packages that are needed to run, as the lock file names them. */
-export async function runtimePackages(checkout: string): Promise<string[]> {
-  const lock = lockSchema.parse(JSON.parse(await readFile(join(checkout, 'package-lock.json'), 'utf8')));
-  return Object.entries(lock.packages)
-    .filter(([path, entry]) => /^node_modules\/(@[^/]+\/)?[^/]+$/.test(path) && entry.dev !== true)
-    .map(([path]) => path.slice('node_modules/'.length));
-}
-
-/** Where the packages are: beside the checkout or wherever the launcher keeps them. */
-function modulesDirectory(): string {
-  const resolved = fileURLToPath(import.meta.resolve('commander'));
-  const mark = '/node_modules/';
-  return resolved.slice(0, resolved.lastIndexOf(mark) + mark.length);
-}
-
 /** The new copy is complete before it takes the old one's place, so that an interrupted installation can be repeated. */
 async function copyApp(checkout: string, app: string): Promise<void> {
   // Run from the installation itself, it only writes its settings anew.
@@ -109,16 +89,8 @@ async function copyApp(checkout: string, app: string): Promise<void> {
   const fresh = `${app}.new`;
   const old = `${app}.old`;
   await rm(fresh, { recursive: true, force: true });
-  await mkdir(fresh, { recursive: true });
-  for (const part of PARTS) {
-    if (existsSync(join(checkout, part))) await cp(join(checkout, part), join(fresh, part), { recursive: true });
-  }
-  const modules = modulesDirectory();
-  for (const name of await runtimePackages(checkout)) {
-    const from = join(modules, name);
-    // Optional packages for other processors are in the lock file but not on the disk.
-    if (existsSync(from)) await cp(from, join(fresh, 'node_modules', name), { recursive: true, dereference: true });
-  }
+  await copyParts(checkout, fresh, PARTS);
+  await copyPackages(checkout, fresh);
   await rm(old, { recursive: true, force: true });
   if (existsSync(app)) await rename(app, old);
   await rename(fresh, app);

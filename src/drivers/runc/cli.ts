@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
+import type { ServiceOutput } from '../contract.ts';
 import { isMissing, poll } from '../oci/cgroup.ts';
 import { type DetachedResult, runDetached } from '../oci/child.ts';
 import { findProgram, requireProgram, RUNC_ROOT } from '../oci/runtime.ts';
@@ -60,17 +61,17 @@ export async function changeRunc(args: readonly string[], what: string): Promise
   }
 }
 
-/** Runs a command whose output becomes the container's, with a logger behind it that outlives the agent. */
+/** Runs a command whose output becomes the container's, with loggers behind it that outlive the agent. */
 export async function runPiped(
   command: string,
   args: readonly string[],
-  log: string,
+  output: ServiceOutput,
   timeout_ms: number,
 ): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'ums-piped-'));
   const status = join(directory, 'status');
   try {
-    const child = spawn(PIPED, [status, log, command, ...args], { detached: true, stdio: 'ignore' });
+    const child = spawn(PIPED, [status, output.out, output.err, command, ...args], { detached: true, stdio: 'ignore' });
     await new Promise<void>((resolve, reject) => {
       child.once('error', reject);
       child.once('exit', () => resolve());

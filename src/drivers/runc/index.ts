@@ -11,6 +11,7 @@ import type {
   Finding,
   RestoreRequest,
   ServiceDescription,
+  ServiceOutput,
   ServiceState,
   ServiceSummary,
 } from '../contract.ts';
@@ -54,12 +55,14 @@ export class RuncDriver implements Driver {
   readonly #prepared: PreparedRestores;
   readonly #throttle: Throttle;
   readonly #records: CreateRecords<CreateRecord>;
+  readonly #output: ServiceOutput | undefined;
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
     this.#prepared = new PreparedRestores(this.#area);
     this.#throttle = new Throttle(options.runDir);
     this.#records = new CreateRecords(options.stateDir, 'runc', createRecordSchema);
+    this.#output = options.output;
   }
 
   async fingerprint(): Promise<EngineFingerprint> {
@@ -110,7 +113,10 @@ export class RuncDriver implements Driver {
     const config = parseConfig(configText, exact.bundle);
     refuseUnmovable(specification, config);
     const handle: RuncHandle = { v: 1, engine: 'runc', id: exact.id, bundle: exact.bundle };
-    const losses = ['its output, if it is a pipe, goes to ums-output.log in the bundle at the destination'];
+    const losses =
+      this.#output === undefined
+        ? ['its output, if it is a pipe, goes to ums-output.log in the bundle at the destination']
+        : [];
     const rootfs = rootfsOf(config, exact.bundle);
     if (await isMountPoint(rootfs)) {
       losses.push(
@@ -251,7 +257,9 @@ export class RuncDriver implements Driver {
     await this.#prepared.giveUp(id);
     if (!(await hasDescriptors(request))) return;
     await writeSettings(this.#area, { id, bundle, request }, true);
-    await this.#prepared.start(id, request, () => launch(this.#area, { id, bundle, request }));
+    await this.#prepared.start(id, request, () =>
+      launch(this.#area, { id, bundle, request, output: this.#outputOf(bundle) }),
+    );
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
@@ -264,7 +272,7 @@ export class RuncDriver implements Driver {
     if (!waits || !(await this.#prepared.finish(id))) {
       await this.#prepared.giveUp(id);
       await writeSettings(this.#area, { id, bundle, request }, false);
-      await launch(this.#area, { id, bundle, request });
+      await launch(this.#area, { id, bundle, request, output: this.#outputOf(bundle) });
     }
     await requireAllFrozen((await initPid(RUNC_ROOT, id)) ?? 0, request.workDir);
   }
@@ -307,6 +315,10 @@ export class RuncDriver implements Driver {
     await this.#delete(handle);
     await this.#area.remove(known.id);
     await undoBundle(this.#records, known.key, record);
+  }
+
+  #outputOf(bundle: string): ServiceOutput {
+    return this.#output ?? { out: logPath(bundle), err: logPath(bundle) };
   }
 
   /** Takes the container out of runc's list, without a frozen one running again. */
@@ -394,7 +406,7 @@ export class RuncDriver implements Driver {
     await runPiped(
       runc,
       ['--root', RUNC_ROOT, 'run', '--detach', '--bundle', bundle, id],
-      logPath(bundle),
+      this.#outputOf(bundle),
       START_LIMIT_MS,
     );
   }

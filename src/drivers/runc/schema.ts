@@ -76,3 +76,8 @@ export const createRecordSchema = z.object({
   madeDirectories: z.array(z.string()),
 });
 export type CreateRecord = z.infer<typeof createRecordSchema>;
+
+/** The handle of a bundle that no migration made. */
+export function bundleHandle(id: string, bundle: string): string {
+  return JSON.stringify({ v: 1, engine: 'runc', id, bundle } satisfies RuncHandle);
+}

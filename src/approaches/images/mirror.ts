@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { UmsError } from '#src/telemetry/errors.ts';
 
 /**
- * The Debian archive that the machine itself uses: the root file system of the test hosts comes from there and from
+ * The Debian archive that the machine itself uses: images and the root file system of test hosts come from there and from
  * nowhere else, so that a machine behind a mirror or a proxy needs no other set-up.
  */
 export interface Source {
@@ -67,7 +67,7 @@ export function debianMirror(etcApt = '/etc/apt'): string {
     throw new UmsError('UMS_E_PREREQUISITE', {
       message: 'This machine has no Debian archive among its package sources',
       fault: 'user',
-      mend: 'The test hosts are made of Debian packages: name a Debian mirror in /etc/apt/sources.list.d.',
+      mend: 'It is made of Debian packages: name a Debian mirror in /etc/apt/sources.list.d.',
     });
   }
   // Cloud images name a file that lists mirrors.
