@@ -17,7 +17,7 @@ Examples:
   ums image build capsule --output capsule.tar.gz
   podman load -i capsule.tar.gz
   docker load -i capsule.tar.gz
-  ctr -n k8s.io images import capsule.tar.gz
+  gunzip <capsule.tar.gz | ctr -n k8s.io images import -
 
 The image is ${CAPSULE_IMAGE}: Debian 13 with CRIU 4.2, runc, Node and ums. It is made from
 Debian's packages and this installation, kept in the cache, and made anew only when one of
@@ -40,7 +40,7 @@ export function addImage(program: Command, runner: Runner): void {
     cli.show({ image: CAPSULE_IMAGE, archive, size_bytes, built: built.built }, () =>
       cli.quiet
         ? archive
-        : `${CAPSULE_IMAGE}, ${formatBytes(size_bytes)}${built.built ? '' : ' (from the cache)'}: ${archive}\nLoad it with: podman load -i ${archive}  (or docker load, ctr images import)`,
+        : `${CAPSULE_IMAGE}, ${formatBytes(size_bytes)}${built.built ? '' : ' (from the cache)'}: ${archive}\nLoad it with: podman load -i ${archive}  (or docker load; ctr images import takes what is not compressed)`,
     );
     return 0;
   });
@@ -59,7 +59,7 @@ function cacheDirectory(env: NodeJS.ProcessEnv): string {
   }
 }
 
-/** Compressed, if its name says so: every engine loads either. */
+/** Compressed, if its name says so: Docker and Podman load either, containerd’s ctr only what is not. */
 async function copyWhole(from: string, to: string): Promise<void> {
   const fresh = `${to}.incomplete`;
   try {
