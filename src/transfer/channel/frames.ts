@@ -11,7 +11,6 @@ import { COALESCE_BYTES, FRAME_LIMIT_BYTES, IN_FLIGHT_LIMIT_BYTES } from './limi
  * one-way body has its SHA-256. A length of 2^32-1 has no bytes and only says that the sender is alive.
  */
 const DIGEST_BYTES = 32;
-const LENGTH_BYTES = 4;
 const END = encodeLength(0);
 const SIGN_OF_LIFE = encodeLength(ALIVE);
 
@@ -104,17 +103,10 @@ export class BodyWriter {
   }
 }
 
-/** There is nothing now, but there will be, or an end. */
-export const LATER = Symbol('later');
-
 export class BodyReader {
   readonly #reader: ByteReader;
   readonly #hash: Hash | undefined;
-  /** A length or a digest, as far as it has come. */
-  #partial: Buffer[] = [];
-  #partial_bytes = 0;
   #missing = 0;
-  #digestFollows = false;
   #ended = false;
 
   constructor(reader: ByteReader, options: { digest: boolean }) {
@@ -128,77 +120,39 @@ export class BodyReader {
 
   /** The next bytes; undefined at the body's proper end, once its digest was found right. Anything else throws. */
   async next(): Promise<Buffer | undefined> {
-    for (;;) {
-      const chunk = this.atHand();
-      if (chunk !== LATER) return chunk;
-      await new Promise<void>((resolve, reject) => {
-        this.whenReady((error) => (error === undefined ? resolve() : reject(error)));
-      });
+    while (this.#missing === 0) {
+      if (this.#ended) return undefined;
+      const head = await this.#reader.take(4);
+      if (head === undefined) throw this.#reader.truncated();
+      const length = head.readUInt32BE();
+      if (length === ALIVE) continue;
+      if (length === 0) await this.#finish();
+      else if (length > FRAME_LIMIT_BYTES) {
+        throw malformed(this.#reader.from, `a frame of ${length} bytes, where ${FRAME_LIMIT_BYTES} are allowed`);
+      } else this.#missing = length;
     }
-  }
-
-  /** As `next`, of what is here already. */
-  atHand(): Buffer | undefined | typeof LATER {
-    while (this.#missing === 0 && !this.#ended) {
-      const part = this.#gather(this.#digestFollows ? DIGEST_BYTES : LENGTH_BYTES);
-      if (part === LATER) return LATER;
-      if (this.#digestFollows) this.#finish(part);
-      else this.#begin(part.readUInt32BE());
-    }
-    if (this.#ended) return undefined;
-    const chunk = this.#reader.atHand(this.#missing);
-    if (chunk === undefined) return this.#later();
+    const chunk = await this.#reader.upTo(this.#missing);
+    if (chunk === undefined) throw this.#reader.truncated();
     this.#missing -= chunk.length;
     this.#hash?.update(chunk);
     return chunk;
-  }
-
-  whenReady(callback: (error?: Error) => void): void {
-    this.#reader.whenReady(callback);
   }
 
   async *chunks(): AsyncGenerator<Buffer, void, undefined> {
     for (let chunk = await this.next(); chunk !== undefined; chunk = await this.next()) yield chunk;
   }
 
-  #later(): typeof LATER {
-    if (this.#reader.over()) throw this.#reader.truncated();
-    return LATER;
-  }
-
-  /** Exactly so many bytes, which may come in pieces. */
-  #gather(count: number): Buffer | typeof LATER {
-    while (this.#partial_bytes < count) {
-      const part = this.#reader.atHand(count - this.#partial_bytes);
-      if (part === undefined) return this.#later();
-      if (part.length === count) return part;
-      this.#partial.push(part);
-      this.#partial_bytes += part.length;
-    }
-    const whole = Buffer.concat(this.#partial, count);
-    this.#partial = [];
-    this.#partial_bytes = 0;
-    return whole;
-  }
-
-  #begin(length: number): void {
-    if (length === ALIVE) return;
-    if (length > FRAME_LIMIT_BYTES) {
-      throw malformed(this.#reader.from, `a frame of ${length} bytes, where ${FRAME_LIMIT_BYTES} are allowed`);
-    }
-    this.#missing = length;
-    if (length > 0) return;
-    if (this.#hash === undefined) this.#ended = true;
-    else this.#digestFollows = true;
-  }
-
-  #finish(digest: Buffer): void {
-    if (this.#hash === undefined || !digest.equals(this.#hash.digest())) {
-      throw new UmsError('UMS_E_IMAGE_CORRUPT', {
-        message: `The data that came from ${this.#reader.from} is not what was sent`,
-        fault: 'network',
-        mend: 'Try again; if it happens again, test the memory of both systems.',
-      });
+  async #finish(): Promise<void> {
+    if (this.#hash !== undefined) {
+      const digest = await this.#reader.take(DIGEST_BYTES);
+      if (digest === undefined) throw this.#reader.truncated();
+      if (!digest.equals(this.#hash.digest())) {
+        throw new UmsError('UMS_E_IMAGE_CORRUPT', {
+          message: `The data that came from ${this.#reader.from} is not what was sent`,
+          fault: 'network',
+          mend: 'Try again; if it happens again, test the memory of both systems.',
+        });
+      }
     }
     this.#ended = true;
   }

@@ -35,8 +35,7 @@ export class ReceivingConnection {
     });
     const ended = Promise.withResolvers<void>();
     this.ended = ended.promise;
-    if (stream instanceof PeerStream) stream.deliver((chunk) => this.#take(chunk));
-    else stream.on('data', (chunk: Buffer) => this.#take(chunk));
+    stream.on('data', (chunk: Buffer) => this.#take(chunk));
     stream.on('error', (error) => {
       this.failure ??= error;
     });
@@ -112,9 +111,9 @@ export class ReceivingConnection {
 
 /**
  * Gives a chunk's memory back at once. A socket makes a buffer for each read and nobody else has it; left to the garbage
- * collector, gigabytes of them make it run through the whole heap again and again, which costs as much as all the rest. One
- * that comes in pieces goes with its last: pieces come in order, and each has been taken before the next.
+ * collector, gigabytes of them make it run through the whole heap again and again, which costs as much as all the rest.
  */
-function release({ buffer, byteOffset, byteLength }: Buffer): void {
-  if (buffer instanceof ArrayBuffer && byteOffset + byteLength === buffer.byteLength) buffer.transfer(0);
+function release(chunk: Buffer): void {
+  const { buffer } = chunk;
+  if (buffer instanceof ArrayBuffer && chunk.byteLength === buffer.byteLength) buffer.transfer(0);
 }
