@@ -43,6 +43,7 @@ export async function copyPackages(checkout: string, target: string): Promise<vo
   for (const { name, optional } of await lockedPackages(checkout)) {
     const from = join(modules, name);
     // Optional packages for other processors are in the lock file but not on the disk.
-    if (!optional || existsSync(from)) await cp(from, join(target, 'node_modules', name), { recursive: true, dereference: true });
+    if (!optional || existsSync(from))
+      await cp(from, join(target, 'node_modules', name), { recursive: true, dereference: true });
   }
 }
