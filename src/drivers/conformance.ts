@@ -266,17 +266,24 @@ const moves = withService(
   },
 );
 
+/** Moves the service so far that its copy is restored, frozen, and the source's stands still. */
+async function restoredCopy(world: ConformanceWorld, service: { name: string; key: string }) {
+  const { source, destination } = world;
+  const described = await source.driver.describe(service.name);
+  await world.moveImage(service.name);
+  const created = await destination.driver.create(described.specification, service.key);
+  await source.driver.freeze(described.handle);
+  await world.checkpoint(described.handle);
+  await world.moveTrees(described.trees, created.trees);
+  await destination.driver.restore(created.handle, { ...world.images, timeout_ms: TIMEOUT_MS });
+  return { described, created };
+}
+
 const settlesUntold = withService(
   'settles a service whose engine was not told that it runs',
   async (world, service) => {
     const { source, destination } = world;
-    const described = await source.driver.describe(service.name);
-    await world.moveImage(service.name);
-    const created = await destination.driver.create(described.specification, service.key);
-    await source.driver.freeze(described.handle);
-    await world.checkpoint(described.handle);
-    await world.moveTrees(described.trees, created.trees);
-    await destination.driver.restore(created.handle, { ...world.images, timeout_ms: TIMEOUT_MS });
+    const { described, created } = await restoredCopy(world, service);
     const at = await source.ticks(described.trees);
     const [first] = await destination.driver.processes(created.handle);
     assert.ok(first !== undefined);
@@ -323,13 +330,7 @@ function comparable(specification: { env: string[]; image: unknown }): unknown {
 
 const undoesRestored = withService('removes a restored copy without letting it run', async (world, service) => {
   const { source, destination } = world;
-  const described = await source.driver.describe(service.name);
-  await world.moveImage(service.name);
-  const created = await destination.driver.create(described.specification, service.key);
-  await source.driver.freeze(described.handle);
-  await world.checkpoint(described.handle);
-  await world.moveTrees(described.trees, created.trees);
-  await destination.driver.restore(created.handle, { ...world.images, timeout_ms: TIMEOUT_MS });
+  const { described, created } = await restoredCopy(world, service);
   await destination.driver.remove(created.handle, { volumes: true });
   assert.equal(await destination.driver.state(created.handle), 'absent');
   assert.deepEqual(await destination.remains(service.name), []);

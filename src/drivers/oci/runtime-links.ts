@@ -1,7 +1,6 @@
-import { mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { mkdir, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isMissing } from './cgroup.ts';
-import { exists } from './files.ts';
+import { entriesOf, exists } from './files.ts';
 import type { RestoreArea } from './restore-area.ts';
 
 /** Where engine-runtime.sh looks for the containers that it is to restore: links to their restore areas, by id. */
@@ -20,12 +19,6 @@ export async function unlinkRuntime(id: string): Promise<void> {
 
 /** Links whose restore is over, left by an agent that was killed. */
 export async function sweepRuntimeLinks(): Promise<void> {
-  let ids: string[];
-  try {
-    ids = await readdir(RUNTIME_LINKS);
-  } catch (error) {
-    if (isMissing(error)) return;
-    throw error;
-  }
-  for (const id of ids) if (!(await exists(join(RUNTIME_LINKS, id, 'id')))) await unlinkRuntime(id);
+  for (const id of await entriesOf(RUNTIME_LINKS))
+    if (!(await exists(join(RUNTIME_LINKS, id, 'id')))) await unlinkRuntime(id);
 }
