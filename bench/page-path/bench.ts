@@ -96,6 +96,10 @@ async function measure(
     const { fill_bytes_s } = atHand;
     if (flags.fresh) await atHand.giveBack();
     source.process.send(address);
+    await source.next(isWarm);
+    destination.process.send({});
+    await destination.next(isWarm);
+    source.process.send({});
     const done = Promise.all([source.next(doneOf), destination.next(doneOf)]);
     // Nobody may be at work on the memory when it goes.
     await Promise.allSettled([done]);
@@ -109,6 +113,10 @@ async function measure(
     for (const child of children) child.kill('SIGKILL');
     await rm(directory, { recursive: true, force: true });
   }
+}
+
+function isWarm(message: Message): true | undefined {
+  return 'warm' in message ? message.warm : undefined;
 }
 
 function doneOf(message: Message): Done | undefined {

@@ -14,9 +14,9 @@ await runEnd(async (settings) => {
   const store = await PageStore.open(join(settings.directory, 'store'));
   const receiver = PageReceiver.open(store);
   const stop = settings.tls ? await listenTls(receiver) : await listenPlain(receiver);
-  // The cost counts from the first connection, not from the start of the process.
-  await new Promise<void>((resolve) => receiver.onLink(() => resolve()));
+  await once(process, 'message');
   const meter = new CostMeter();
+  tell({ warm: true });
   await receiver.sealed();
   const { final_pages, frames_refused } = receiver.status();
   const cost = meter.read();

@@ -29,11 +29,15 @@ export const addressSchema = z.object({ port: z.int().optional(), token: z.strin
 export const doneSchema = z.object({ cost: costSchema, figures: z.record(z.string(), z.number()) });
 
 export const messageSchema = z.union([
+  z.object({ warm: z.literal(true) }),
   z.object({ address: addressSchema }),
   z.object({ done: doneSchema }),
   z.object({ failed: z.string() }),
 ]);
 export type Message = z.infer<typeof messageSchema>;
+
+/** Moved before anything is measured: a process that has just begun would be charged for the compilation of its code. */
+export const WARM_PAGES = 65_536;
 
 export function tell(message: Message): void {
   process.send?.(message);

@@ -5,10 +5,11 @@ import { z } from 'zod';
 import { openSystem } from '#src/transfer/channel/channel.fixture.ts';
 import { PageSender } from '#src/transfer/pages/sender.ts';
 import { join } from '#src/trust/join.ts';
-import { addressSchema, CostMeter, NAMES, runEnd, tell } from './ends.ts';
+import { addressSchema, CostMeter, NAMES, runEnd, tell, WARM_PAGES } from './ends.ts';
 import { SyntheticMemory } from './memory.ts';
 
 const SPACE = 'process:1';
+const WARM_SPACE = 'process:2';
 
 /** The end that sends, in a process of its own as an agent would be. */
 await runEnd(async (settings) => {
@@ -19,7 +20,6 @@ await runEnd(async (settings) => {
   const { port, token } = addressSchema.parse(message);
   const link = token === undefined ? plain(port ?? 0) : await tls(token);
   const memory = new SyntheticMemory(settings.pages, settings.compressible);
-  const meter = new CostMeter();
   const sender = await PageSender.start({
     open: link.open,
     connections: settings.connections,
@@ -27,10 +27,19 @@ await runEnd(async (settings) => {
     dedupe: settings.dedupe ? 'auto' : 'off',
     reconnect_ms: 5000,
   });
+  const warm = [{ first: 0, count: WARM_PAGES }];
+  sender.addSpace(WARM_SPACE, new SyntheticMemory(WARM_PAGES, settings.compressible));
+  await sender.send(WARM_SPACE, warm, 'final');
+  tell({ warm: true });
+  await once(process, 'message');
+  const meter = new CostMeter();
   sender.addSpace(SPACE, memory);
   const ranges = [{ first: 0, count: settings.pages }];
   const report = await sender.send(SPACE, ranges, 'final');
-  await sender.seal([{ name: SPACE, ranges }]);
+  await sender.seal([
+    { name: WARM_SPACE, ranges: warm },
+    { name: SPACE, ranges },
+  ]);
   const cost = meter.read();
   const { wire_bytes, reference_bytes, zero_bytes } = report;
   const { link_bytes_s, rtt_ms, compressibility, frames_resent } = sender.stats();

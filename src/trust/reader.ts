@@ -26,7 +26,8 @@ export class ByteReader {
   #queued_bytes = 0;
   #ended = false;
   #failure: Error | undefined;
-  #wake: (() => void) | undefined;
+  #wake: ((error?: Error) => void) | undefined;
+  #silence: NodeJS.Timeout | undefined;
 
   constructor(source: Readable, options: ReaderOptions) {
     this.#source = source;
@@ -51,14 +52,8 @@ export class ByteReader {
     return this.#truncated(this.#from);
   }
 
-  /** The next bytes, at most `limit`; undefined at the end of the source. */
-  async upTo(limit: number): Promise<Buffer | undefined> {
-    // One pass per wake-up; each either brings bytes, the end or a failure, and the idle limit bounds the wait.
-    while (this.#queue.length === 0) {
-      if (this.#failure !== undefined) throw this.#failure;
-      if (this.#ended) return undefined;
-      await this.#wait();
-    }
+  /** The next bytes that are here already, at most `limit`; undefined when there are none. */
+  atHand(limit: number): Buffer | undefined {
     const first = this.#queue[0];
     if (first === undefined) return undefined;
     let taken = first;
@@ -70,6 +65,35 @@ export class ByteReader {
     this.#queued_bytes -= taken.length;
     if (this.#queued_bytes < this.#highWater_bytes && this.#source.isPaused()) this.#source.resume();
     return taken;
+  }
+
+  /** Whether the source has ended and nothing of it is left. Throws what it failed with, once nothing else is left. */
+  over(): boolean {
+    if (this.#queue.length > 0) return false;
+    if (this.#failure !== undefined) throw this.#failure;
+    return this.#ended;
+  }
+
+  /** Calls back when there are bytes, or the end or a failure; with the reason when neither comes within the limit. */
+  whenReady(callback: (error?: Error) => void): void {
+    this.#wake = callback;
+    if (this.#idle_ms === 0) return;
+    // One timer for all waits, because there may be one for every few kilobytes.
+    if (this.#silence === undefined) this.#silence = setTimeout(this.#onSilence, this.#idle_ms).unref();
+    else this.#silence.refresh();
+  }
+
+  /** The next bytes, at most `limit`; undefined at the end of the source. */
+  async upTo(limit: number): Promise<Buffer | undefined> {
+    // One pass per wake-up; each either brings bytes, the end or a failure, and the idle limit bounds the wait.
+    for (;;) {
+      const taken = this.atHand(limit);
+      if (taken !== undefined) return taken;
+      if (this.over()) return undefined;
+      await new Promise<void>((resolve, reject) => {
+        this.whenReady((error) => (error === undefined ? resolve() : reject(error)));
+      });
+    }
   }
 
   /** Exactly `count` bytes; undefined when the source ended before the first of them. */
@@ -94,6 +118,7 @@ export class ByteReader {
     this.#queue.length = 0;
     this.#queued_bytes = 0;
     this.#source.off('data', this.#onData);
+    this.#stopTimer();
     this.#source.resume();
   }
 
@@ -106,32 +131,29 @@ export class ByteReader {
 
   readonly #onEnd = (): void => {
     this.#ended = true;
+    this.#stopTimer();
     this.#notify();
   };
 
   readonly #onError = (error: Error): void => {
     this.#failure ??= this.#translate(error);
+    this.#stopTimer();
     this.#notify();
   };
 
-  #notify(): void {
+  readonly #onSilence = (): void => {
+    // Where nobody waits, nobody minds: the next wait begins anew.
+    this.#notify(silent(this.#from, this.#idle_ms));
+  };
+
+  #notify(error?: Error): void {
     const wake = this.#wake;
     this.#wake = undefined;
-    wake?.();
+    wake?.(error);
   }
 
-  #wait(): Promise<void> {
-    return new Promise<void>((resolve, reject) => {
-      let timer: NodeJS.Timeout | undefined;
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      if (this.#idle_ms === 0) return;
-      timer = setTimeout(() => {
-        this.#wake = undefined;
-        reject(silent(this.#from, this.#idle_ms));
-      }, this.#idle_ms);
-    });
+  #stopTimer(): void {
+    clearTimeout(this.#silence);
+    this.#silence = undefined;
   }
 }

@@ -17,7 +17,8 @@ use Errno qw(EAGAIN EINTR);
 use Fcntl qw(F_GETFL F_SETFL O_NONBLOCK);
 use POSIX qw(:sys_wait_h :signal_h);
 
-my @node  = ('/opt/ums/node/bin/node', '--disable-warning=ExperimentalWarning', '--max-semi-space-size=1');
+my @node  = ('/opt/ums/node/bin/node', '--disable-warning=ExperimentalWarning', '--max-semi-space-size=1',
+    '--heap-growing-percent=300');
 my $main  = '/opt/ums/app/src/cli/main.ts';
 my @names = qw(HUP INT QUIT USR1 USR2 TERM WINCH);
 # What a new supervisor is told again, and how often there may be a new one.

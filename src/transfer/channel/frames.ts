@@ -1,6 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { Writable } from 'node:stream';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { giveBack } from '#src/trust/slabs.ts';
 import { malformed, unreachable } from '#src/trust/failures.ts';
 import { ALIVE, encodeLength } from '#src/trust/messages.ts';
 import type { ByteReader } from '#src/trust/reader.ts';
@@ -11,6 +12,7 @@ import { COALESCE_BYTES, FRAME_LIMIT_BYTES, IN_FLIGHT_LIMIT_BYTES } from './limi
  * one-way body has its SHA-256. A length of 2^32-1 has no bytes and only says that the sender is alive.
  */
 const DIGEST_BYTES = 32;
+const LENGTH_BYTES = 4;
 const END = encodeLength(0);
 const SIGN_OF_LIFE = encodeLength(ALIVE);
 
@@ -103,10 +105,17 @@ export class BodyWriter {
   }
 }
 
+/** There is nothing now, but there will be, or an end. */
+export const LATER = Symbol('later');
+
 export class BodyReader {
   readonly #reader: ByteReader;
   readonly #hash: Hash | undefined;
+  /** A length or a digest, as far as it has come. */
+  readonly #gathered = Buffer.alloc(DIGEST_BYTES);
+  #gathered_bytes = 0;
   #missing = 0;
+  #digestFollows = false;
   #ended = false;
 
   constructor(reader: ByteReader, options: { digest: boolean }) {
@@ -120,39 +129,74 @@ export class BodyReader {
 
   /** The next bytes; undefined at the body's proper end, once its digest was found right. Anything else throws. */
   async next(): Promise<Buffer | undefined> {
-    while (this.#missing === 0) {
-      if (this.#ended) return undefined;
-      const head = await this.#reader.take(4);
-      if (head === undefined) throw this.#reader.truncated();
-      const length = head.readUInt32BE();
-      if (length === ALIVE) continue;
-      if (length === 0) await this.#finish();
-      else if (length > FRAME_LIMIT_BYTES) {
-        throw malformed(this.#reader.from, `a frame of ${length} bytes, where ${FRAME_LIMIT_BYTES} are allowed`);
-      } else this.#missing = length;
+    for (;;) {
+      const chunk = this.atHand();
+      if (chunk !== LATER) return chunk;
+      await new Promise<void>((resolve, reject) => {
+        this.whenReady((error) => (error === undefined ? resolve() : reject(error)));
+      });
     }
-    const chunk = await this.#reader.upTo(this.#missing);
-    if (chunk === undefined) throw this.#reader.truncated();
+  }
+
+  /** As `next`, of what is here already. */
+  atHand(): Buffer | undefined | typeof LATER {
+    while (this.#missing === 0 && !this.#ended) {
+      const part = this.#gather(this.#digestFollows ? DIGEST_BYTES : LENGTH_BYTES);
+      if (part === LATER) return LATER;
+      if (this.#digestFollows) this.#finish(part);
+      else this.#begin(part.readUInt32BE());
+    }
+    if (this.#ended) return undefined;
+    const chunk = this.#reader.atHand(this.#missing);
+    if (chunk === undefined) return this.#later();
     this.#missing -= chunk.length;
     this.#hash?.update(chunk);
     return chunk;
+  }
+
+  whenReady(callback: (error?: Error) => void): void {
+    this.#reader.whenReady(callback);
   }
 
   async *chunks(): AsyncGenerator<Buffer, void, undefined> {
     for (let chunk = await this.next(); chunk !== undefined; chunk = await this.next()) yield chunk;
   }
 
-  async #finish(): Promise<void> {
-    if (this.#hash !== undefined) {
-      const digest = await this.#reader.take(DIGEST_BYTES);
-      if (digest === undefined) throw this.#reader.truncated();
-      if (!digest.equals(this.#hash.digest())) {
-        throw new UmsError('UMS_E_IMAGE_CORRUPT', {
-          message: `The data that came from ${this.#reader.from} is not what was sent`,
-          fault: 'network',
-          mend: 'Try again; if it happens again, test the memory of both systems.',
-        });
-      }
+  #later(): typeof LATER {
+    if (this.#reader.over()) throw this.#reader.truncated();
+    return LATER;
+  }
+
+  /** Exactly so many bytes, which may come in pieces; valid until it is called again. */
+  #gather(count: number): Buffer | typeof LATER {
+    while (this.#gathered_bytes < count) {
+      const part = this.#reader.atHand(count - this.#gathered_bytes);
+      if (part === undefined) return this.#later();
+      this.#gathered_bytes += part.copy(this.#gathered, this.#gathered_bytes);
+      giveBack(part);
+    }
+    this.#gathered_bytes = 0;
+    return this.#gathered.subarray(0, count);
+  }
+
+  #begin(length: number): void {
+    if (length === ALIVE) return;
+    if (length > FRAME_LIMIT_BYTES) {
+      throw malformed(this.#reader.from, `a frame of ${length} bytes, where ${FRAME_LIMIT_BYTES} are allowed`);
+    }
+    this.#missing = length;
+    if (length > 0) return;
+    if (this.#hash === undefined) this.#ended = true;
+    else this.#digestFollows = true;
+  }
+
+  #finish(digest: Buffer): void {
+    if (this.#hash === undefined || !digest.equals(this.#hash.digest())) {
+      throw new UmsError('UMS_E_IMAGE_CORRUPT', {
+        message: `The data that came from ${this.#reader.from} is not what was sent`,
+        fault: 'network',
+        mend: 'Try again; if it happens again, test the memory of both systems.',
+      });
     }
     this.#ended = true;
   }

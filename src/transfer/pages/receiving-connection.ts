@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
+import { giveBack } from '#src/trust/slabs.ts';
 import { PeerStream } from '../channel/stream.ts';
 import { type ControlParts, encodeControl, type Frame, FrameParser } from './frames.ts';
 import { decodeGreeting, encodeFailure, type Greeting } from './messages.ts';
@@ -17,7 +18,6 @@ export class ReceivingConnection {
   failure: unknown;
   readonly #stream: Duplex;
   readonly #parser: FrameParser;
-  readonly #owns: boolean;
   #handled = 0;
   #acknowledged = 0;
   #seq = 0;
@@ -27,7 +27,6 @@ export class ReceivingConnection {
   constructor(index: number, stream: Duplex, handle: (frame: Frame) => void) {
     this.index = index;
     this.#stream = stream;
-    this.#owns = stream instanceof Socket || stream instanceof PeerStream;
     this.#parser = new FrameParser((frame) => {
       if (this.#deaf) return;
       handle(frame);
@@ -35,7 +34,13 @@ export class ReceivingConnection {
     });
     const ended = Promise.withResolvers<void>();
     this.ended = ended.promise;
-    stream.on('data', (chunk: Buffer) => this.#take(chunk));
+    if (stream instanceof PeerStream) stream.deliver((chunk) => this.#take(chunk));
+    else {
+      stream.on('data', (chunk: Buffer) => {
+        this.#take(chunk);
+        if (stream instanceof Socket) giveBack(chunk);
+      });
+    }
     stream.on('error', (error) => {
       this.failure ??= error;
     });
@@ -102,18 +107,8 @@ export class ReceivingConnection {
       else this.destroy();
       return;
     }
-    if (this.#owns) release(chunk);
     if (this.#handled === this.#acknowledged) return;
     this.#acknowledged = this.#handled;
     this.send({ type: 'ack', argument: this.#handled });
   }
-}
-
-/**
- * Gives a chunk's memory back at once. A socket makes a buffer for each read and nobody else has it; left to the garbage
- * collector, gigabytes of them make it run through the whole heap again and again, which costs as much as all the rest.
- */
-function release(chunk: Buffer): void {
-  const { buffer } = chunk;
-  if (buffer instanceof ArrayBuffer && chunk.byteLength === buffer.byteLength) buffer.transfer(0);
 }
