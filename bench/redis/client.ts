@@ -4,11 +4,14 @@ import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import type { z } from 'zod';
+import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { answerSchemas, envelopeSchema, type Request } from './protocol.ts';
 
 const ANSWER_LIMIT_MS = 120_000;
+const NODE = '/opt/ums/node/bin/node';
+const PROGRAM_THERE = '/opt/ums/app/bench/redis/client-process.ts';
 const PROGRAM = join(import.meta.dirname, 'client-process.ts');
 
 /** A client process at the lab's outside place: on no test host, with an address of its own on the same network. */
@@ -34,6 +37,13 @@ export class OutsideClient {
     if (wire === undefined) throw new UmsError('UMS_E_LAB', { message: 'The lab is not up.', fault: 'user' });
     const args = [`--net=/proc/${wire}/ns/net`, '--', process.execPath, PROGRAM, host, String(port)];
     const child = spawn('nsenter', args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    if (child.stdin === null || child.stdout === null) throw new Error('a child without pipes');
+    return new OutsideClient(child, child.stdin, child.stdout);
+  }
+
+  /** On a host of the lab itself, which reaches what only that one does. */
+  static on(host: Host, address: string, port: number): OutsideClient {
+    const child = host.spawn(NODE, ['--disable-warning=ExperimentalWarning', PROGRAM_THERE, address, String(port)]);
     if (child.stdin === null || child.stdout === null) throw new Error('a child without pipes');
     return new OutsideClient(child, child.stdin, child.stdout);
   }

@@ -4,6 +4,7 @@ import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.
 import { checkProcesses } from '#src/checkpoint/preflight.ts';
 import type { Driver, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
 import type { Specification } from '#src/drivers/specification.ts';
+import { translate } from '#src/drivers/translation.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { run } from '#src/telemetry/exec.ts';
@@ -181,8 +182,9 @@ export async function preflight(
   greeting.catch(() => undefined);
   const { driver, description: described } = await found;
   const chosen = applyBindChoice(described.specification, options.bindMounts);
-  const specification = applySharedChoice(chosen, options.sharedVolumes);
-  const description = { ...described, specification };
+  const own = applySharedChoice(chosen, options.sharedVolumes);
+  const { specification, losses } = translate(own, options.engine);
+  const description = { ...described, specification, losses: [...described.losses, ...losses] };
   const { summary } = description;
   const findings: Finding[] = [];
   const holder = context.journal.lockHolder(driver.engine, summary.id);

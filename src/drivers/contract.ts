@@ -133,6 +133,8 @@ export interface RemoveOptions {
   keep?: readonly string[];
   /** Names of its volumes as they were described: a removal that was cut short may have left them without the container. */
   described?: readonly string[];
+  /** The system that it has moved to: an owner that stays behind is told, for people to see. */
+  goneTo?: string;
 }
 
 export interface Driver {
@@ -170,6 +172,7 @@ export interface Driver {
   /** What `create` made for this key, if anything: asked of the engine. */
   findCreated(specification: Specification, key: string): Promise<CreatedService | undefined>;
 
+  /** Whatever made it, and would make another one when it goes, is held from now on, until `thaw` or its return. */
   freeze(handle: string): Promise<void>;
   thaw(handle: string): Promise<void>;
   /**
@@ -209,7 +212,7 @@ export interface Driver {
    * Ends a source copy for good, a frozen one without it running again, but keeps its container and files, stopped. No
    * restart policy may bring it back by itself. One that is stopped stays so; absent already is success. Idempotent.
    */
-  discard(handle: string): Promise<void>;
+  discard(handle: string, options?: Pick<RemoveOptions, 'goneTo'>): Promise<void>;
   /**
    * The service is the one copy from now on, also while its memory still follows: whoever starts it again, by a restart
    * policy too, starts it from its files and restores nothing. Idempotent.

@@ -53,6 +53,13 @@ export const imageSchema = z.discriminatedUnion('kind', [
     id: z.string().regex(/^sha256:[0-9a-f]{64}$/),
     names: z.array(text).max(64),
     size_bytes: z.int().min(0),
+    /** Kubernetes only, where `id` is the digest of the manifest: that of the configuration. */
+    configuration: z
+      .string()
+      .regex(/^sha256:[0-9a-f]{64}$/)
+      .optional(),
+    /** It cannot travel in this form: the destination must have it. */
+    fixed: z.boolean().optional(),
   }),
   /** A root file system without an image (a runc bundle): all of it travels as a tree. */
   z.object({ kind: z.literal('rootfs') }),

@@ -5,6 +5,7 @@ import {
   type CheckResult,
   type TechniqueRow,
 } from '#src/coordination/schema.ts';
+import { engineSchema } from '#src/drivers/specification.ts';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
 import type { AgentClient } from '../client.ts';
 import { type Cli, type Runner, withSuggestions, usage } from '../command.ts';
@@ -24,6 +25,7 @@ interface ServiceOptions {
   maxRounds?: number;
   onStall?: string;
   rateLimit?: number;
+  engine?: string;
 }
 interface MigrateFlags extends ServiceOptions {
   to: string;
@@ -62,7 +64,12 @@ function withServiceOptions(command: Command): Command {
         'stop',
       ]),
     )
-    .option('--rate-limit <rate>', 'of the link that its memory may take, like 50MB/s', rate);
+    .option('--rate-limit <rate>', 'of the link that its memory may take, like 50MB/s', rate)
+    .addOption(
+      new Option('--engine <name>', 'the engine that shall have it there, when it is another one').choices(
+        engineSchema.options,
+      ),
+    );
 }
 
 function request(service: string, flags: ServiceOptions & { to: string }) {
@@ -75,6 +82,7 @@ function request(service: string, flags: ServiceOptions & { to: string }) {
     ...(flags.maxRounds === undefined ? {} : { maxRounds: flags.maxRounds }),
     ...(flags.onStall === undefined ? {} : { onStall: flags.onStall }),
     ...(flags.rateLimit === undefined ? {} : { rateLimit_bytes_s: flags.rateLimit }),
+    ...(flags.engine === undefined ? {} : { engine: flags.engine }),
     ...(flags.timeout === undefined ? {} : { timeout_ms: flags.timeout }),
     ...(flags.healthTimeout === undefined ? {} : { healthTimeout_ms: flags.healthTimeout }),
   });

@@ -14,8 +14,8 @@ export const removing: SourceStep = {
     const driver = context.driver(row.engine);
     const { moved, shared } = volumesOf(specificationOf(row));
     const removed = row.options.keepSourceStopped
-      ? driver.discard(row.handle)
-      : driver.remove(row.handle, { volumes: true, keep: shared, described: moved });
+      ? driver.discard(row.handle, { goneTo: row.destination })
+      : driver.remove(row.handle, { volumes: true, keep: shared, described: moved, goneTo: row.destination });
     // None of them has to wait for another, and each has ended before the next step or try.
     const staging = rm(join(context.stagingRoot, row.id), { recursive: true, force: true });
     await allOf([removed, memory.moving?.close(true), staging]);

@@ -4,12 +4,17 @@ import { Agent, request } from 'undici';
 import { z } from 'zod';
 import { type ClusterAccess, findKubeconfig, readKubeconfig } from './config.ts';
 import {
+  type Deployment,
+  deploymentSchema,
   namedSchema,
   type Node,
   nodeListSchema,
   type Pod,
   podListSchema,
   podSchema,
+  type ReplicaSet,
+  replicaSetListSchema,
+  replicaSetSchema,
   reviewSchema,
   runtimeClassSchema,
   versionSchema,
@@ -17,8 +22,10 @@ import {
 
 /** The API server of the cluster that this host is a node of, typed. It is asked every time; nothing is remembered here. */
 const LIMIT_MS = 30_000;
+const MERGE_PATCH = 'application/merge-patch+json';
 const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
 const NOT_FOUND = 404;
+const CONFLICT = 409;
 
 const statusSchema = z.object({ message: z.string().default(''), reason: z.string().default('') });
 
@@ -39,7 +46,19 @@ export class KubernetesRefusal extends UmsError {
   }
 }
 
-export type Verb = 'get' | 'list' | 'create' | 'delete';
+export type Verb = 'get' | 'list' | 'create' | 'delete' | 'patch';
+export type Resource = 'pods' | 'deployments' | 'replicasets';
+
+/** What a merge patch may say here. With a resourceVersion in it, it is refused when the object is no longer that one. */
+export interface Patch {
+  metadata?: {
+    resourceVersion?: string;
+    annotations?: Record<string, string | null>;
+    finalizers?: readonly string[];
+    ownerReferences?: null;
+  };
+  spec?: { paused: boolean };
+}
 
 export class KubernetesApi {
   readonly #access: ClusterAccess;
@@ -76,7 +95,7 @@ export class KubernetesApi {
         headers: {
           accept: 'application/json',
           ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
-          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(body === undefined ? {} : { 'content-type': method === 'PATCH' ? MERGE_PATCH : 'application/json' }),
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       }),
@@ -125,7 +144,47 @@ export class KubernetesApi {
   /** Exactly this pod, at once: one of the same name that was made meanwhile is left alone. */
   async deletePod(namespace: string, name: string, uid: string): Promise<void> {
     const body = { gracePeriodSeconds: 0, preconditions: { uid }, propagationPolicy: 'Background' };
-    await this.#call(podPath(namespace, name), z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, 409] });
+    await this.#call(podPath(namespace, name), z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  /** As its owner would, with the time that it has to end in. */
+  async endPod(namespace: string, name: string, uid: string): Promise<void> {
+    const body = { preconditions: { uid }, propagationPolicy: 'Background' };
+    await this.#call(podPath(namespace, name), z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  /** Undefined when it is gone, or no longer what the patch expects. */
+  patchPod(namespace: string, name: string, body: Patch): Promise<Pod | undefined> {
+    return this.#call(podPath(namespace, name), podSchema, { method: 'PATCH', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  deployment(namespace: string, name: string): Promise<Deployment | undefined> {
+    return this.#call(appPath(namespace, 'deployments', name), deploymentSchema, { absent: [NOT_FOUND] });
+  }
+
+  patchDeployment(namespace: string, name: string, body: Patch): Promise<Deployment | undefined> {
+    const path = appPath(namespace, 'deployments', name);
+    return this.#call(path, deploymentSchema, { method: 'PATCH', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  replicaSet(namespace: string, name: string): Promise<ReplicaSet | undefined> {
+    return this.#call(appPath(namespace, 'replicasets', name), replicaSetSchema, { absent: [NOT_FOUND] });
+  }
+
+  async replicaSets(namespace: string): Promise<ReplicaSet[]> {
+    return required(await this.#call(appPath(namespace, 'replicasets'), replicaSetListSchema)).items;
+  }
+
+  patchReplicaSet(namespace: string, name: string, body: Patch): Promise<ReplicaSet | undefined> {
+    const path = appPath(namespace, 'replicasets', name);
+    return this.#call(path, replicaSetSchema, { method: 'PATCH', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  /** Exactly this one, and its pods stay, without an owner. */
+  async orphanPodsOf(namespace: string, { metadata: { name, uid, resourceVersion } }: ReplicaSet): Promise<void> {
+    const body = { preconditions: { uid, resourceVersion }, propagationPolicy: 'Orphan' };
+    const path = appPath(namespace, 'replicasets', name);
+    await this.#call(path, z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, CONFLICT] });
   }
 
   async nodes(): Promise<Node[]> {
@@ -148,9 +207,9 @@ export class KubernetesApi {
     return (await this.#call(path, runtimeClassSchema, { absent: [NOT_FOUND] }))?.handler;
   }
 
-  /** Whether whoever the kubeconfig names may do this with pods of a namespace (all of them without one). */
-  async mayWithPods(verb: Verb, namespace?: string): Promise<boolean> {
-    const resourceAttributes = { verb, resource: 'pods', ...(namespace === undefined ? {} : { namespace }) };
+  /** Whether whoever the kubeconfig names may do this with these objects of a namespace. */
+  async may(verb: Verb, resource: Resource, namespace: string): Promise<boolean> {
+    const resourceAttributes = { verb, resource, group: resource === 'pods' ? '' : 'apps', namespace };
     const body = {
       apiVersion: 'authorization.k8s.io/v1',
       kind: 'SelfSubjectAccessReview',
@@ -167,6 +226,11 @@ function segment(name: string): string {
 
 function podPath(namespace: string, name: string): string {
   return `/api/v1/namespaces/${segment(namespace)}/pods/${segment(name)}`;
+}
+
+function appPath(namespace: string, kind: 'deployments' | 'replicasets', name?: string): string {
+  const all = `/apis/apps/v1/namespaces/${segment(namespace)}/${kind}`;
+  return name === undefined ? all : `${all}/${segment(name)}`;
 }
 
 function required<T>(answer: T | undefined): T {

@@ -4,7 +4,7 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import { isMissing, poll } from '../oci/cgroup.ts';
 import type { EngineStart } from '../oci/engine-restore.ts';
 import { exists } from '../oci/files.ts';
-import type { LogFile } from '../oci/log-file.ts';
+import { type LogFile, LINES_IMAGE } from '../oci/log-file.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
 import { linkRuntime, RUNTIME_LINKS } from '../oci/runtime-links.ts';
 import type { Cluster, KubernetesApi } from './api.ts';
@@ -18,8 +18,6 @@ import { type Pod, podSchema } from './schema.ts';
 const GATE_LIMIT_MS = 90_000;
 const START_LIMIT_MS = 30_000;
 const LOG_LIMIT_BYTES = 2 ** 20;
-/** Its log, among the images. */
-const LOG_IMAGE = 'kubernetes-log.img';
 
 export interface Arrival {
   pod: Pod;
@@ -71,8 +69,9 @@ async function usablePod(api: KubernetesApi, record: CreateRecord, key: string):
 
 async function makePod(cluster: Cluster, api: KubernetesApi, record: CreateRecord, key: string): Promise<Pod> {
   const node = await cluster.node();
-  const { namespace, manifest } = record;
-  const wanted = manifestHere({ pod: podSchema.parse(JSON.parse(manifest)) }, node.metadata.name, key);
+  const { namespace, manifest, owner, labels } = record;
+  const pod = podSchema.parse(JSON.parse(manifest));
+  const wanted = manifestHere(pod, { owner, labels }, node.metadata.name, key);
   return await api.createPod(namespace, wanted);
 }
 
@@ -135,7 +134,7 @@ export async function logHere(pod: PodName, container: string): Promise<LogFile 
   const directory = dirname(logPath(pod, container, 0));
   const numbers = (await readdirIfThere(directory)).flatMap((name) => /^(\d+)\.log$/.exec(name)?.[1] ?? []).map(Number);
   if (numbers.length === 0) return undefined;
-  return { path: logPath(pod, container, Math.max(...numbers)), image: LOG_IMAGE, limit_bytes: LOG_LIMIT_BYTES };
+  return { path: logPath(pod, container, Math.max(...numbers)), image: LINES_IMAGE, limit_bytes: LOG_LIMIT_BYTES };
 }
 
 async function readdirIfThere(path: string): Promise<string[]> {

@@ -2,16 +2,18 @@ import type { Finding } from '../contract.ts';
 import { findingOf, portFindings } from '../oci/findings.ts';
 import { findProgram } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
-import { type Cluster, type KubernetesApi, KubernetesRefusal, type Verb } from './api.ts';
-import { takenName } from './images.ts';
-import { manifestHere, podOf, RUNTIME_CLASS } from './manifest.ts';
+import { type Cluster, type KubernetesApi, KubernetesRefusal, type Resource, type Verb } from './api.ts';
+import { hasImage, takenName } from './images.ts';
+import { manifestHere, type Place, podOf, RUNTIME_CLASS } from './manifest.ts';
+import { missingRights } from './owner.ts';
+import { ownerTold, placeOf } from './owner-told.ts';
 import type { Node, Pod, Volume } from './schema.ts';
 
 /** What stands against making the pod here. Makes nothing. */
 export async function canCreate(cluster: Cluster, specification: Specification): Promise<Finding[]> {
   const api = await cluster.api();
   const { namespace, pod } = podOf(specification);
-  const forbidden = await rightsFindings(api, namespace);
+  const forbidden = await rightsFindings(api, namespace, pod);
   if (forbidden.length > 0) return forbidden;
   const node = await cluster.node();
   const findings = [
@@ -21,23 +23,35 @@ export async function canCreate(cluster: Cluster, specification: Specification):
   ];
   findings.push(...(await volumeFindings(api, namespace, pod)), ...(await imageFindings(specification)));
   findings.push(...(await portFindings(specification.ports)));
+  const { place, findings: owners } = await placeOf(api, namespace, pod);
+  findings.push(...owners);
   // Last, because what it says first may be a consequence of something above.
-  if (findings.length === 0) findings.push(...(await admissionFindings(api, specification, node)));
+  if (findings.length === 0) findings.push(...(await admissionFindings(api, specification, place, node)));
   return findings;
 }
 
-async function rightsFindings(api: KubernetesApi, namespace: string): Promise<Finding[]> {
-  const wanted: Verb[] = ['get', 'create', 'delete'];
-  const allowed = await Promise.all(wanted.map((verb) => api.mayWithPods(verb, namespace)));
-  const missing = wanted.filter((_, at) => allowed[at] !== true);
+const RIGHTS: readonly (readonly [Verb, Resource])[] = [
+  ['get', 'pods'],
+  ['create', 'pods'],
+  ['delete', 'pods'],
+  // Another owner here may take it for one of its own.
+  ['list', 'replicasets'],
+];
+
+async function rightsFindings(api: KubernetesApi, namespace: string, pod: Pod): Promise<Finding[]> {
+  const allowed = await Promise.all(RIGHTS.map(([verb, resource]) => api.may(verb, resource, namespace)));
+  const own = RIGHTS.filter((_, at) => allowed[at] !== true).map(([verb, resource]) => `${verb} ${resource}`);
+  // A pod that left a Deployment may come back to it.
+  const more = ownerTold(pod) === undefined ? [] : await missingRights(api, namespace);
+  const missing = [...new Set([...own, ...more])];
   if (missing.length === 0) return [];
   return [
     findingOf(
       'error',
       'kubernetes.forbidden',
-      `The agent may not ${missing.join(', ')} pods in namespace ${namespace} here`,
+      `The agent may not ${missing.join(', ')} in namespace ${namespace} here`,
       'It makes the pod that receives the service, and removes it if the migration fails.',
-      'Grant its user these verbs on pods in that namespace (kubectl create role, kubectl create rolebinding)',
+      'Grant its user these verbs in that namespace (kubectl create role, kubectl create rolebinding)',
     ),
   ];
 }
@@ -138,7 +152,7 @@ function named(from: unknown, field: string): string | undefined {
 
 async function imageFindings(specification: Specification): Promise<Finding[]> {
   const name = await takenName(specification);
-  if (name === undefined) return [];
+  if (name === undefined) return await missingImageFindings(specification);
   return [
     findingOf(
       'error',
@@ -150,11 +164,31 @@ async function imageFindings(specification: Specification): Promise<Finding[]> {
   ];
 }
 
+async function missingImageFindings(specification: Specification): Promise<Finding[]> {
+  const { image } = specification;
+  if (image.kind !== 'image' || image.fixed !== true || (await hasImage(specification))) return [];
+  const name = image.names[0] ?? image.id;
+  return [
+    findingOf(
+      'error',
+      'image.missing',
+      `The node no longer has the image ${name}, by which the pod was made`,
+      'Where the service is now the image has another form, in which it cannot come back.',
+      `ctr --namespace k8s.io images pull ${name}`,
+    ),
+  ];
+}
+
 /** The API server's own decision: quotas, policies, admission webhooks. */
-async function admissionFindings(api: KubernetesApi, specification: Specification, node: Node): Promise<Finding[]> {
+async function admissionFindings(
+  api: KubernetesApi,
+  specification: Specification,
+  place: Place,
+  node: Node,
+): Promise<Finding[]> {
   const { namespace, pod } = podOf(specification);
   try {
-    await api.createPod(namespace, manifestHere({ pod }, node.metadata.name, 'dry-run'), true);
+    await api.createPod(namespace, manifestHere(pod, place, node.metadata.name, 'dry-run'), true);
     return [];
   } catch (error) {
     if (!(error instanceof KubernetesRefusal)) throw error;

@@ -13,6 +13,7 @@ import { makeGate, removeGate } from './gate.ts';
 import { writeHandle } from './handle.ts';
 import { podOf } from './manifest.ts';
 import { type Bundle, CONTAINERD_ROOT, emptyDirPath, KUBELET_ROOT, SHM } from './node.ts';
+import { ownerSchema, placeOf as placeOfPod } from './owner-told.ts';
 
 /**
  * What one `create` makes, and the pod that `restore` makes later: a pod cannot be made without being started, and the
@@ -25,6 +26,9 @@ export const createRecordSchema = z.object({
   name: z.string(),
   manifest: z.string(),
   volumes: z.array(z.string()),
+  /** The Deployment that it comes back to, and what that one's ReplicaSet knows its pods by. */
+  owner: ownerSchema.optional(),
+  labels: z.record(z.string(), z.string()).default({}),
   uid: z.string().optional(),
   /** The container into which the files were moved, noted before they are. */
   container: z.string().optional(),
@@ -64,7 +68,16 @@ export async function createPlace(
   const { name } = pod.metadata;
   if ((await api.pod(namespace, name)) !== undefined) throw errors.nameTaken(name);
   const manifest = specification.pod?.manifest ?? '';
-  await records.write(key, { v: 1, namespace, name, manifest, volumes: emptyDirs(pod) });
+  const { owner, labels } = (await placeOfPod(api, namespace, pod)).place;
+  await records.write(key, {
+    v: 1,
+    namespace,
+    name,
+    manifest,
+    volumes: emptyDirs(pod),
+    ...(owner === undefined ? {} : { owner }),
+    labels,
+  });
   const created = await findPlace(records, key);
   if (created === undefined) throw errors.gone(name);
   return created;

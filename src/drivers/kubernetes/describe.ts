@@ -1,7 +1,8 @@
 import type { Tree } from '../contract.ts';
 import type { Image, Mount, Specification } from '../specification.ts';
-import { manifestOf } from './manifest.ts';
+import { labelsOf, manifestOf } from './manifest.ts';
 import { type Bundle, emptyDirPath, SHM } from './node.ts';
+import type { Owner } from './owner-told.ts';
 import type { Pod } from './schema.ts';
 
 const DEFAULT_NAMESPACE = 'default';
@@ -18,7 +19,7 @@ export function theContainer(pod: Pod): Pod['spec']['containers'][number] {
 }
 
 /** A pod of one container → what it is, in no engine's words, and its own manifest, which is the specification there. */
-export function specificationOf(pod: Pod, image: Image): Specification {
+export function specificationOf(pod: Pod, image: Image, owner?: Owner): Specification {
   const { metadata, spec } = pod;
   const container = theContainer(pod);
   return {
@@ -33,7 +34,7 @@ export function specificationOf(pod: Pod, image: Image): Specification {
     user: '',
     groups: [],
     hostname: spec.hostname ?? metadata.name,
-    labels: metadata.labels,
+    labels: labelsOf(pod),
     annotations: metadata.annotations,
     mounts: mountsOf(pod),
     ports: container.ports.flatMap(({ hostPort, hostIP, containerPort, protocol }) =>
@@ -68,7 +69,7 @@ export function specificationOf(pod: Pod, image: Image): Specification {
     logOptions: {},
     autoRemove: false,
     namespaces: { pid: '', ipc: '', uts: '', user: '', cgroup: '' },
-    pod: { namespace: metadata.namespace, manifest: JSON.stringify(manifestOf(pod)) },
+    pod: { namespace: metadata.namespace, manifest: JSON.stringify(manifestOf(pod, owner)) },
   };
 }
 

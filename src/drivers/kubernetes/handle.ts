@@ -1,5 +1,6 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
+import { ownerSchema } from './owner-told.ts';
 
 /** What the driver must know of a pod between calls and restarts; everything else is asked of Kubernetes. */
 const handleSchema = z.object({
@@ -13,6 +14,8 @@ const handleSchema = z.object({
     .string()
     .regex(/^[0-9a-f]{64}$/)
     .optional(),
+  /** At the source: what made the pod, and would make another one. */
+  owner: ownerSchema.optional(),
   /** The migration whose `create` made it; absent for a pod that somebody else made. */
   key: z.string().optional(),
 });

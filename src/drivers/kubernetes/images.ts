@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { pipeline } from 'node:stream/promises';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { z } from 'zod';
 import type { Image, Specification } from '../specification.ts';
 
 /** Images as the kubelet's containerd keeps them: by name, and by the digest of what the name leads to. */
@@ -46,12 +47,25 @@ export function fullName(name: string): string {
 export async function describeImage(name: string): Promise<Image> {
   const wanted = fullName(name);
   const found = (await listImages()).find((image) => image.name === wanted);
-  if (found !== undefined) return { kind: 'image', id: found.digest, names: [wanted], size_bytes: found.size_bytes };
+  if (found !== undefined) {
+    const configuration = await configurationOf(found.digest);
+    const known = configuration === undefined ? {} : { configuration };
+    return { kind: 'image', id: found.digest, names: [wanted], size_bytes: found.size_bytes, ...known };
+  }
   throw new UmsError('UMS_E_ENGINE', {
     message: `containerd has no image ${wanted} any more`,
     fault: 'source',
     mend: `Give it back to the node: ctr --namespace ${NAMESPACE} images pull ${wanted}`,
   });
+}
+
+const manifestSchema = z.object({
+  config: z.object({ digest: z.string().regex(/^sha256:[0-9a-f]{64}$/) }).optional(),
+});
+
+/** By which other engines know the image. An index of several platforms has none of its own. */
+async function configurationOf(digest: string): Promise<string | undefined> {
+  return manifestSchema.parse(JSON.parse(await ctr('content', 'get', digest))).config?.digest;
 }
 
 /** Pods name their image, so having it under another name will not do. */

@@ -20,7 +20,7 @@ import { EngineRestore } from '../oci/engine-restore.ts';
 import { saveLog } from '../oci/log-file.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
-import { descriptorsOf, initPid, runcVersion } from '../oci/runtime.ts';
+import { descriptorsOf, initPid } from '../oci/runtime.ts';
 import { sweepRuntimeLinks, unlinkRuntime } from '../oci/runtime-links.ts';
 import { freezerSeen, stateSeen } from '../oci/seen.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
@@ -40,6 +40,7 @@ import {
 } from './create.ts';
 import { nameOf, sourceTrees, specificationOf, theContainer } from './describe.ts';
 import { endWhereItStands, leaveGate, requireEnded } from './ending.ts';
+import { fingerprintOf } from './fingerprint.ts';
 import { removeGate } from './gate.ts';
 import { type PodHandle, readHandle, writeHandle } from './handle.ts';
 import { hold, release } from './hold.ts';
@@ -47,6 +48,8 @@ import { describeImage, exportImage, hasImage, importImage } from './images.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { MIGRATION_ANNOTATION } from './manifest.ts';
 import { bundleOf, containerId, runtimeContainer } from './node.ts';
+import { ownerOf } from './owner.ts';
+import { Owners } from './owners.ts';
 import type { Pod } from './schema.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
@@ -62,6 +65,7 @@ const errors = new ServiceErrors('Kubernetes', 'kubectl');
 export class KubernetesDriver implements Driver {
   readonly engine = 'kubernetes';
   readonly #cluster = new Cluster();
+  readonly #owners = new Owners(this.#cluster);
   readonly #area: RestoreArea;
   readonly #restores: EngineRestore;
   readonly #throttle: Throttle;
@@ -74,28 +78,8 @@ export class KubernetesDriver implements Driver {
     this.#records = new CreateRecords(options.stateDir, 'kubernetes', createRecordSchema);
   }
 
-  async fingerprint(): Promise<EngineFingerprint> {
-    const runtime = await runcVersion();
-    const base = { engine: this.engine, version: '', runtime: runtime ?? '' } as const;
-    if (!Cluster.isInstalled()) {
-      const mend = 'Name a kubeconfig by UMS_KUBECONFIG in the environment of the agent.';
-      return { ...base, available: false, problem: 'There is no kubeconfig here', mend };
-    }
-    if (runtime === undefined) {
-      return { ...base, available: false, problem: 'runc is not installed', mend: 'apt install runc' };
-    }
-    try {
-      const version = await (await this.#cluster.api()).version();
-      const { status } = await this.#cluster.node();
-      if (!status.nodeInfo.containerRuntimeVersion.startsWith('containerd://')) {
-        const problem = `The kubelet here uses ${status.nodeInfo.containerRuntimeVersion}`;
-        return { ...base, version, available: false, problem, mend: 'Use a node whose kubelet uses containerd.' };
-      }
-      return { ...base, version, available: true };
-    } catch (error) {
-      if (!(error instanceof UmsError)) throw error;
-      return { ...base, available: false, problem: error.message, mend: error.mend || 'kubectl get nodes' };
-    }
+  fingerprint(): Promise<EngineFingerprint> {
+    return fingerprintOf(this.#cluster);
   }
 
   async #podsHere(): Promise<Pod[]> {
@@ -149,20 +133,22 @@ export class KubernetesDriver implements Driver {
     const bundle = container === undefined ? undefined : await bundleOf(container);
     if (container === undefined || bundle === undefined) throw errors.notRunning(summary.name, summary.state);
     await this.#requireRight(pod);
+    const owner = await ownerOf(await this.#cluster.api(), pod);
     const { namespace, name, uid } = podName(pod);
+    const owned = owner === undefined ? {} : { owner };
     return {
       summary,
-      specification: specificationOf(pod, await describeImage(theContainer(pod).image)),
-      handle: writeHandle({ v: 1, engine: 'kubernetes', namespace, name, uid, container }),
+      specification: specificationOf(pod, await describeImage(theContainer(pod).image), owner),
+      handle: writeHandle({ v: 1, engine: 'kubernetes', namespace, name, uid, container, ...owned }),
       trees: sourceTrees(pod, bundle),
-      losses: lossesOf(pod),
+      losses: lossesOf(pod, owner),
     };
   }
 
   /** The pod is deleted when its service has moved: whoever may not would have it twice. */
   async #requireRight(pod: Pod): Promise<void> {
     const { namespace, name } = pod.metadata;
-    if (await (await this.#cluster.api()).mayWithPods('delete', namespace)) return;
+    if (await (await this.#cluster.api()).may('delete', 'pods', namespace)) return;
     throw new UmsError('UMS_E_ENGINE', {
       message: `The agent may not delete pods in namespace ${namespace}, so it cannot move ${name} away`,
       fault: 'user',
@@ -261,6 +247,7 @@ export class KubernetesDriver implements Driver {
     if (state === 'frozen') return await this.#hold(known);
     if (state === 'absent') throw errors.gone(known.name);
     if (state !== 'running') throw errors.notRunning(known.name, state);
+    await this.#owners.hold(known);
     const freezer = await freezerSeen(await this.#requireContainer(known));
     if (freezer === undefined || !(await setFrozen(freezer, true, FREEZE_LIMIT_MS))) {
       throw new UmsError('UMS_E_ENGINE', { message: `${known.name} could not be frozen`, fault: 'source' });
@@ -275,6 +262,12 @@ export class KubernetesDriver implements Driver {
 
   async thaw(handle: string): Promise<void> {
     const known = readHandle(handle);
+    const [thawed] = await Promise.allSettled([this.#thaw(handle, known)]);
+    await this.#owners.stays(known);
+    if (thawed.status === 'rejected') throw thawed.reason;
+  }
+
+  async #thaw(handle: string, known: PodHandle): Promise<void> {
     const container = await this.#requireContainer(known);
     await waitForDumps(container.id, UNTRACED_LIMIT_MS);
     await this.#throttle.set(container.id, [], undefined);
@@ -288,7 +281,8 @@ export class KubernetesDriver implements Driver {
   }
 
   async prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void> {
-    await this.#require(handle, 'running', 'frozen');
+    const state = await this.#require(handle, 'running', 'frozen');
+    if (state === 'running') await this.#owners.hold(readHandle(handle));
     await prepareDump(await this.#requireContainer(readHandle(handle)), request, await this.processes(handle));
   }
 
@@ -368,7 +362,7 @@ export class KubernetesDriver implements Driver {
     return await this.#throttle.set(id, await this.processes(handle), share);
   }
 
-  async remove(handle: string, _options: RemoveOptions): Promise<void> {
+  async remove(handle: string, { goneTo }: RemoveOptions): Promise<void> {
     const known = readHandle(handle);
     const { key } = known;
     const container = await this.#container(known);
@@ -386,17 +380,20 @@ export class KubernetesDriver implements Driver {
       await this.#area.remove(container.id);
     }
     if (key !== undefined) await forget(this.#records, key);
+    await this.#owners.left(known, goneTo);
   }
 
   /** A pod has no word for being stopped: its processes are gone, its files stay, and nothing starts it. */
-  async discard(handle: string): Promise<void> {
+  async discard(handle: string, options: Pick<RemoveOptions, 'goneTo'> = {}): Promise<void> {
     const known = readHandle(handle);
     const container = await this.#container(known);
     if (container !== undefined) giveUpDump(container.id);
-    if ((await this.#pod(known)) === undefined) return;
-    await this.#hold(known);
-    await endWhereItStands(container);
-    if (container !== undefined) await requireEnded(known.name, container);
+    if ((await this.#pod(known)) !== undefined) {
+      await this.#hold(known);
+      await endWhereItStands(container);
+      if (container !== undefined) await requireEnded(known.name, container);
+    }
+    await this.#owners.left(known, options.goneTo);
   }
 
   async adopt(handle: string): Promise<void> {
@@ -413,6 +410,7 @@ export class KubernetesDriver implements Driver {
     if (container !== undefined) await this.#area.remove(container.id);
     if (known.key === undefined) return;
     await removePlace(known.key);
+    await this.#owners.returned(known, await this.#records.read(known.key));
     await this.#records.remove(known.key);
   }
 

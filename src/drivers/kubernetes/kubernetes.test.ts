@@ -81,7 +81,9 @@ describe('a pod and its specification', () => {
   });
 
   it('is made on the node that receives it, by the runtime class that restores, from the image that came', () => {
-    const made = podSchema.parse(manifestHere(podOf(specificationOf(podSeen(), IMAGE)), 'beta', 'm-1'));
+    const made = podSchema.parse(
+      manifestHere(podOf(specificationOf(podSeen(), IMAGE)).pod, { labels: {} }, 'beta', 'm-1'),
+    );
     expect(made.metadata.annotations).toEqual({ 'ums.migration': 'm-1' });
     expect(made.spec).toMatchObject({ nodeName: 'beta', runtimeClassName: 'ums' });
     expect(made.spec.containers[0]?.imagePullPolicy).toBe('IfNotPresent');
@@ -92,14 +94,14 @@ describe('a pod and its specification', () => {
 
 describe('what cannot be moved', () => {
   const refused: [string, RegExp, Parameters<typeof podSeen>[0]][] = [
-    ['an owner', /ReplicaSet web/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner] })],
+    ['an owner', /StatefulSet web/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner] })],
     ['a host path', /hostPath/, ({ spec }) => (spec['volumes'] = [{ name: 'v', hostPath: { path: '/' } }])],
     ['a claim', /persistentVolumeClaim/, ({ spec }) => (spec['volumes'] = [{ name: 'v', persistentVolumeClaim: {} }])],
     ['the host’s network', /hostNetwork/, ({ spec }) => (spec['hostNetwork'] = true)],
     ['init containers', /init containers/, ({ spec }) => (spec['initContainers'] = [{}])],
     ['another runtime', /gvisor/, ({ spec }) => (spec['runtimeClassName'] = 'gvisor')],
   ];
-  const owner = { kind: 'ReplicaSet', name: 'web', controller: true };
+  const owner = { kind: 'StatefulSet', name: 'web', controller: true };
 
   it('is refused with the reason', () => {
     expect(() => refuseUnmovable(podSeen())).not.toThrow();

@@ -1,6 +1,7 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import { emptyDirs, nameOf, theContainer } from './describe.ts';
 import { isTokenVolume, RUNTIME_CLASS } from './manifest.ts';
+import type { Owner } from './owner-told.ts';
 import type { Pod, Volume } from './schema.ts';
 
 interface Reason {
@@ -13,10 +14,15 @@ const OF_THE_CLUSTER = ['secret', 'configMap', 'projected', 'downwardAPI'];
 const SHARED_WITH_HOST = ['hostPID', 'hostIPC', 'hostNetwork', 'shareProcessNamespace'] as const;
 
 /** Things of a pod that its copy elsewhere will not have, in words for the user. */
-export function lossesOf(pod: Pod): string[] {
+export function lossesOf(pod: Pod, owner?: Owner): string[] {
   const container = theContainer(pod);
   const restarts = pod.status?.containerStatuses[0]?.restartCount ?? 0;
   return [
+    ...(owner === undefined
+      ? []
+      : [
+          `its Deployment ${owner.name}: it waits here until the service comes back, and elsewhere nobody replaces the pod`,
+        ]),
     ...(container.imagePullPolicy === 'Always' ? ['that its image is pulled anew at every start'] : []),
     ...(restarts > 0 ? ['how often it was started again'] : []),
     'its address: it gets a new one, and open connections are closed',
@@ -43,10 +49,10 @@ function unmovable(pod: Pod): Reason | undefined {
 
 function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
   const owner = metadata.ownerReferences.find(({ controller }) => controller === true);
-  if (owner !== undefined) {
+  if (owner !== undefined && owner.kind !== 'ReplicaSet') {
     return {
       why: `it belongs to ${owner.kind} ${owner.name}, which would make another one in its place`,
-      mend: 'Only pods of their own can be moved so far.',
+      mend: 'Only pods of a Deployment, or of their own, can be moved so far.',
     };
   }
   if (metadata.deletionTimestamp !== undefined) return { why: 'it is being deleted', mend: 'Make it again first.' };

@@ -1,10 +1,15 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { Specification } from '../specification.ts';
+import type { Owner } from './owner-told.ts';
 import { type Pod, podSchema, type Volume } from './schema.ts';
 
 /** The runtime class through which a pod is restored, and the annotation that says for which migration. */
 export const RUNTIME_CLASS = 'ums';
 export const MIGRATION_ANNOTATION = 'ums.migration';
+/** Which Deployment a pod left that has none where it is. */
+export const OWNER_ANNOTATION = 'ums.owner';
+/** A Deployment adds it to its pods, so that each of its ReplicaSets knows its own. */
+export const HASH_LABEL = 'pod-template-hash';
 const ACCOUNT_TOKEN = '/var/run/secrets/kubernetes.io/serviceaccount';
 
 /** The volume that the API server adds so that a pod can speak to it: every cluster adds its own. */
@@ -17,12 +22,17 @@ export function isTokenVolume(pod: Pod, volume: Volume): boolean {
 /** What a cluster fills in when it takes a pod. */
 const FILLED_IN = ['nodeName', 'serviceAccount', 'priority', 'preemptionPolicy', 'overhead', 'runtimeClassName'];
 
-function without(record: Record<string, unknown>, names: readonly string[]): Record<string, unknown> {
+function without<T>(record: Record<string, T>, names: readonly string[]): Record<string, T> {
   return Object.fromEntries(Object.entries(record).filter(([name]) => !names.includes(name)));
 }
 
-/** A pod without what its cluster has added: what a person could have written. */
-export function manifestOf(pod: Pod): Record<string, unknown> {
+/** What a person called it by. */
+export function labelsOf({ metadata: { labels } }: Pod): Record<string, string> {
+  return without(labels, [HASH_LABEL]);
+}
+
+/** A pod without what its cluster has added: what a person could have written; and which owner stays behind. */
+export function manifestOf(pod: Pod, owner?: Owner): Record<string, unknown> {
   const { metadata, spec } = pod;
   const tokens = new Set(spec.volumes.filter((volume) => isTokenVolume(pod, volume)).map(({ name }) => name));
   return {
@@ -31,8 +41,11 @@ export function manifestOf(pod: Pod): Record<string, unknown> {
     metadata: {
       name: metadata.name,
       namespace: metadata.namespace,
-      labels: metadata.labels,
-      annotations: without(metadata.annotations, [MIGRATION_ANNOTATION]),
+      labels: labelsOf(pod),
+      annotations: {
+        ...without(metadata.annotations, [MIGRATION_ANNOTATION]),
+        ...(owner === undefined ? {} : { [OWNER_ANNOTATION]: JSON.stringify(owner) }),
+      },
     },
     spec: {
       ...without(spec, FILLED_IN),
@@ -56,15 +69,24 @@ export function podOf(specification: Specification): { namespace: string; pod: P
   return { namespace, pod: podSchema.parse(JSON.parse(manifest)) };
 }
 
+/** Where a pod belongs that arrives: to the Deployment that it once left, or to nobody. */
+export interface Place {
+  owner?: Owner | undefined;
+  /** What its ReplicaSet knows its pods by. */
+  labels: Record<string, string>;
+}
+
 /** The pod as it is made here: on this node, by the runtime class that restores, from the image that is here. */
-export function manifestHere({ pod }: { pod: Pod }, node: string, key: string): Record<string, unknown> {
+export function manifestHere(pod: Pod, place: Place, node: string, key: string): Record<string, unknown> {
+  const { owner } = place;
   return {
     apiVersion: 'v1',
     kind: 'Pod',
     metadata: {
       name: pod.metadata.name,
       namespace: pod.metadata.namespace,
-      labels: pod.metadata.labels,
+      labels: { ...pod.metadata.labels, ...place.labels },
+      ...(owner === undefined ? {} : { ownerReferences: [referenceTo(owner)] }),
       annotations: { ...pod.metadata.annotations, [MIGRATION_ANNOTATION]: key },
     },
     spec: {
@@ -78,4 +100,8 @@ export function manifestHere({ pod }: { pod: Pod }, node: string, key: string): 
       })),
     },
   };
+}
+
+function referenceTo({ replicaSet: { name, uid } }: Owner): Record<string, unknown> {
+  return { apiVersion: 'apps/v1', kind: 'ReplicaSet', name, uid, controller: true, blockOwnerDeletion: false };
 }

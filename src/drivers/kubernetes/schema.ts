@@ -53,6 +53,15 @@ export const containerSchema = z.looseObject({
   startupProbe: z.unknown().optional(),
 });
 
+const ownerReferencesSchema = nullableList(
+  z.looseObject({
+    kind: z.string(),
+    name: z.string(),
+    uid: z.string().default(''),
+    controller: z.boolean().optional(),
+  }),
+);
+
 export const podSchema = z.looseObject({
   apiVersion: z.string().optional(),
   kind: z.string().optional(),
@@ -64,9 +73,7 @@ export const podSchema = z.looseObject({
     deletionTimestamp: z.string().optional(),
     labels: nullableRecord(z.string()),
     annotations: nullableRecord(z.string()),
-    ownerReferences: nullableList(
-      z.looseObject({ kind: z.string(), name: z.string(), controller: z.boolean().optional() }),
-    ),
+    ownerReferences: ownerReferencesSchema,
   }),
   spec: z.looseObject({
     containers: z.array(containerSchema).min(1).max(100),
@@ -97,6 +104,47 @@ export type Pod = z.infer<typeof podSchema>;
 export type Volume = z.infer<typeof volumeSchema>;
 
 export const podListSchema = z.object({ items: z.array(podSchema).max(10_000) });
+/** What every object has, as far as owners need it. */
+const ownedMetadataSchema = z.object({
+  name,
+  uid: z.string(),
+  resourceVersion: z.string(),
+  generation: z.int().default(0),
+  deletionTimestamp: z.string().optional(),
+  annotations: nullableRecord(z.string()),
+  finalizers: nullableList(z.string()),
+  ownerReferences: ownerReferencesSchema,
+});
+/** A pod's template, compared as a whole, but for the label that its Deployment adds. */
+const templateSchema = z.looseObject({ metadata: z.looseObject({ labels: nullableRecord(z.string()) }) });
+
+export const deploymentSchema = z.object({
+  metadata: ownedMetadataSchema,
+  spec: z.object({ replicas: z.int().default(1), paused: z.boolean().default(false), template: templateSchema }),
+  status: z
+    .object({
+      observedGeneration: z.int().default(0),
+      replicas: z.int().default(0),
+      updatedReplicas: z.int().default(0),
+    })
+    .default({ observedGeneration: 0, replicas: 0, updatedReplicas: 0 }),
+});
+export type Deployment = z.infer<typeof deploymentSchema>;
+
+export const replicaSetSchema = z.object({
+  metadata: ownedMetadataSchema,
+  spec: z.object({
+    replicas: z.int().default(1),
+    selector: z.object({
+      matchLabels: nullableRecord(z.string()),
+      matchExpressions: nullableList(z.unknown()),
+    }),
+    template: templateSchema,
+  }),
+  status: z.object({ replicas: z.int().default(0) }).default({ replicas: 0 }),
+});
+export type ReplicaSet = z.infer<typeof replicaSetSchema>;
+export const replicaSetListSchema = z.object({ items: z.array(replicaSetSchema).max(10_000) });
 export const versionSchema = z.object({ gitVersion: z.string() });
 export const nodeSchema = z.object({
   metadata: z.object({ name }),

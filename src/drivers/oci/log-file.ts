@@ -15,6 +15,9 @@ export interface LogFile {
   reserves?: true;
 }
 
+/** The log's name among the images where it has one line a line, with its time and stream: Podman's k8s-file, and the kubelet's. */
+export const LINES_IMAGE = 'lines-log.img';
+
 const NEWLINE = 0x0a;
 
 /** Puts the end of the log beside the images. */

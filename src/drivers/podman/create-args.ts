@@ -1,3 +1,4 @@
+import { POD_ANNOTATION } from '../kubernetes/translation.ts';
 import type { Mount, Specification } from '../specification.ts';
 
 /** What `podman create` must be told beyond the specification. */
@@ -25,6 +26,8 @@ export function createArguments(specification: Specification, context: CreateCon
   each('--label', pairs(spec.labels));
   each('--annotation', pairs(spec.annotations));
   flags.push(...spec.mounts.flatMap(mountArguments));
+  // Kubernetes makes no volumes for what an image declares, so a service that was a pod has none.
+  if (POD_ANNOTATION in spec.annotations) flags.push('--image-volume', 'ignore');
   each(
     '--publish',
     spec.ports.map((port) => {

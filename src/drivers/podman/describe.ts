@@ -15,6 +15,9 @@ export interface Surroundings {
 const MADE_ANNOTATIONS =
   /^(io\.podman\.annotations\.|org\.systemd\.property\.|org\.opencontainers\.image\.|io\.container\.manager$)/;
 
+/** Of these nothing moves, and nobody has to say so. */
+const SAME_EVERYWHERE = ['/dev/null'];
+
 /** `podman inspect` of a container → what it is, in no engine's words. */
 export function specificationOf(inspect: Inspect, around: Surroundings): Specification {
   const { Config: config, HostConfig: host } = inspect;
@@ -114,7 +117,8 @@ function mountOf(mount: InspectMount, volumes: ReadonlyMap<string, Volume>): Mou
   const options = [...mount.Options, ...(mount.Propagation === '' ? [] : [mount.Propagation])];
   const common = { destination: mount.Destination, readOnly: !mount.RW, options };
   if (mount.Type !== 'volume' || mount.Name === undefined) {
-    return { kind: 'bind', source: mount.Source, ...common, transfer: 'undecided' };
+    const transfer = SAME_EVERYWHERE.includes(mount.Source) ? 'expect' : 'undecided';
+    return { kind: 'bind', source: mount.Source, ...common, transfer };
   }
   const volume = volumes.get(mount.Name);
   return {

@@ -1,6 +1,6 @@
 import { dirname, join } from 'node:path';
 import type { EngineStart } from '../oci/engine-restore.ts';
-import type { LogFile } from '../oci/log-file.ts';
+import { type LogFile, LINES_IMAGE } from '../oci/log-file.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
 import { RUNC_ROOT } from '../oci/runtime.ts';
 import { change } from './cli.ts';
@@ -29,7 +29,5 @@ export function startOf(area: RestoreArea, inspect: Inspect, shared: readonly st
 /** The log, if it is a file that can move. */
 export function logOfContainer(inspect: Inspect): LogFile | undefined {
   const { Type: type, Path: path } = inspect.HostConfig.LogConfig;
-  return type === 'k8s-file' && path !== ''
-    ? { path, image: 'podman-log.img', limit_bytes: LOG_LIMIT_BYTES }
-    : undefined;
+  return type === 'k8s-file' && path !== '' ? { path, image: LINES_IMAGE, limit_bytes: LOG_LIMIT_BYTES } : undefined;
 }

@@ -1,0 +1,299 @@
+import { UmsError } from '#src/telemetry/errors.ts';
+import { poll } from '../oci/cgroup.ts';
+import type { KubernetesApi, Resource, Verb } from './api.ts';
+import { nameOf } from './describe.ts';
+import { HASH_LABEL, OWNER_ANNOTATION } from './manifest.ts';
+import {
+  AWAY_ANNOTATION,
+  FINALIZER,
+  HELD_ANNOTATION,
+  isHeld,
+  type Owner,
+  sameTemplate,
+  waitsFor,
+} from './owner-told.ts';
+import type { Deployment, Pod, ReplicaSet } from './schema.ts';
+
+/**
+ * A pod of a Deployment leaves and comes back, and nothing that its owner does on the way makes a second one:
+ *
+ *   hold       the Deployment is paused, and its ReplicaSet deleted in the way that leaves the pod without an owner, but kept
+ *              from going by a finalizer. A ReplicaSet that is being deleted makes no pods and adopts none, whatever it
+ *              is scaled to, and as long as it is there the Deployment makes no other one for the same template.
+ *   give back  the Deployment goes on, the finalizer goes and with it the ReplicaSet; the Deployment makes it anew, and the
+ *              new one adopts the pod, as it does with any that has its labels.
+ *
+ * Each step is asked of the API server, is idempotent, and is waited for until the controller concerned says that it has
+ * seen it, so that none acts on what it saw before. Only then may the pod go.
+ */
+const SEEN_LIMIT_MS = 30_000;
+const SEEN_INTERVAL_MS = 25;
+const CONFLICTS_MAX = 8;
+
+const RIGHTS: Record<Exclude<Resource, 'pods'>, readonly Verb[]> = {
+  deployments: ['get', 'patch'],
+  replicasets: ['get', 'list', 'patch', 'delete'],
+};
+
+/** The Deployment that a pod belongs to; undefined for a pod of its own. Throws for an owner that cannot be held. */
+export async function ownerOf(api: KubernetesApi, pod: Pod): Promise<Owner | undefined> {
+  const { namespace, uid, ownerReferences } = pod.metadata;
+  const reference = ownerReferences.find(({ controller }) => controller === true);
+  if (reference === undefined) return undefined;
+  await requireRights(api, namespace, nameOf(pod));
+  const set = await api.replicaSet(namespace, reference.name);
+  const above = set?.metadata.ownerReferences.find(({ controller }) => controller === true);
+  const deployment = above?.kind === 'Deployment' ? await api.deployment(namespace, above.name) : undefined;
+  if (set?.metadata.uid !== reference.uid || deployment === undefined || deployment.metadata.uid !== above?.uid) {
+    throw refused(nameOf(pod), `its ${reference.kind} ${reference.name} has no Deployment that would make it anew`, {
+      mend: 'Of pods that something else has made, only those of a Deployment can be moved so far.',
+    });
+  }
+  const problem = unfit(deployment, set);
+  if (problem !== undefined)
+    throw refused(nameOf(pod), `its Deployment ${deployment.metadata.name} ${problem.why}`, problem);
+  const { name } = deployment.metadata;
+  return {
+    kind: 'Deployment',
+    name,
+    uid: deployment.metadata.uid,
+    replicaSet: { name: reference.name, uid: reference.uid },
+    pod: uid,
+  };
+}
+
+/** One pod and no other, and no roll-out: then "the service" is this pod. */
+function unfit({ metadata, spec, status }: Deployment, set: ReplicaSet): { why: string; mend: string } | undefined {
+  if (metadata.deletionTimestamp !== undefined) return { why: 'is being deleted', mend: 'Make it again first.' };
+  const away = metadata.annotations[HELD_ANNOTATION];
+  if (away !== undefined) {
+    return { why: 'has another pod that is away', mend: `See its annotation ${AWAY_ANNOTATION}.` };
+  }
+  if (spec.paused) return { why: 'is paused', mend: `kubectl rollout resume deployment ${metadata.name}` };
+  if (spec.replicas !== 1) {
+    return {
+      why: `has ${spec.replicas} replicas, which are one service to their clients`,
+      mend: `kubectl scale deployment ${metadata.name} --replicas=1`,
+    };
+  }
+  const settled = status.observedGeneration >= metadata.generation && status.replicas === 1 && set.spec.replicas === 1;
+  if (settled && status.updatedReplicas === 1) return undefined;
+  return { why: 'is in the middle of a roll-out', mend: `kubectl rollout status deployment ${metadata.name}` };
+}
+
+async function requireRights(api: KubernetesApi, namespace: string, name: string): Promise<void> {
+  const missing = await missingRights(api, namespace);
+  if (missing.length === 0) return;
+  throw refused(name, `the agent may not ${missing.join(', ')} in namespace ${namespace}, and its owner must be held`, {
+    mend: 'Grant its user these verbs (kubectl create role, kubectl create rolebinding).',
+  });
+}
+
+/** What the agent needs to hold an owner and to give it its pod back, and may not do. */
+export async function missingRights(api: KubernetesApi, namespace: string): Promise<string[]> {
+  const wanted = [
+    ...(['deployments', 'replicasets'] as const).flatMap((kind) => RIGHTS[kind].map((verb) => [kind, verb] as const)),
+    ['pods', 'patch'] as const,
+  ];
+  const allowed = await Promise.all(wanted.map(([kind, verb]) => api.may(verb, kind, namespace)));
+  return wanted.filter((_, at) => allowed[at] !== true).map(([kind, verb]) => `${verb} ${kind}`);
+}
+
+function refused(name: string, why: string, { mend }: { mend: string }): UmsError {
+  return new UmsError('UMS_E_SPECIFICATION', {
+    message: `${name} cannot be moved: ${why}`,
+    fault: 'user',
+    state: 'Nothing was changed.',
+    mend,
+  });
+}
+
+/** From now on nothing that is done to the owner makes another pod, or ends this one. */
+export async function holdOwner(api: KubernetesApi, namespace: string, owner: Owner): Promise<void> {
+  const paused = await pause(api, namespace, owner);
+  await seen(`Deployment ${owner.name} is paused`, async () => {
+    const now = await api.deployment(namespace, owner.name);
+    return now === undefined || now.status.observedGeneration >= paused.metadata.generation;
+  });
+  await orphan(api, namespace, owner, paused);
+  // It counts none only once it has seen both that it is being deleted and that the pod is no longer its own.
+  await seen(`ReplicaSet ${owner.replicaSet.name} has let go of its pod`, async () => {
+    const set = await api.replicaSet(namespace, owner.replicaSet.name);
+    return isHeld(set, owner) && set.metadata.deletionTimestamp !== undefined && set.status.replicas === 0;
+  });
+}
+
+async function pause(api: KubernetesApi, namespace: string, owner: Owner): Promise<Deployment> {
+  for (let tries = 0; tries < CONFLICTS_MAX; tries += 1) {
+    const deployment = await api.deployment(namespace, owner.name);
+    if (waitsFor(deployment, owner) && deployment.spec.paused) return deployment;
+    if (deployment?.metadata.uid !== owner.uid || deployment.spec.replicas !== 1) throw changed(owner);
+    const { resourceVersion } = deployment.metadata;
+    const annotations = {
+      [HELD_ANNOTATION]: owner.pod,
+      [AWAY_ANNOTATION]: `is being moved by ums since ${new Date().toISOString()}`,
+    };
+    const patch = { metadata: { resourceVersion, annotations }, spec: { paused: true } };
+    const done = await api.patchDeployment(namespace, owner.name, patch);
+    if (done !== undefined) return done;
+  }
+  throw changed(owner);
+}
+
+async function orphan(api: KubernetesApi, namespace: string, owner: Owner, paused: Deployment): Promise<void> {
+  for (let tries = 0; tries < CONFLICTS_MAX; tries += 1) {
+    const { name, uid } = owner.replicaSet;
+    const set = await api.replicaSet(namespace, name);
+    if (set?.metadata.uid !== uid) throw changed(owner);
+    const { finalizers, resourceVersion, deletionTimestamp } = set.metadata;
+    if (isHeld(set, owner)) {
+      if (deletionTimestamp !== undefined) return;
+      // A roll-out that had begun before the Deployment was paused has another ReplicaSet, with a pod of its own.
+      if (set.spec.replicas !== 1 || !sameTemplate(paused, set)) throw changed(owner);
+      await api.orphanPodsOf(namespace, set);
+    } else {
+      if (deletionTimestamp !== undefined) throw changed(owner);
+      const metadata = { resourceVersion, finalizers: [...finalizers, FINALIZER] };
+      await api.patchReplicaSet(namespace, name, { metadata });
+    }
+  }
+  throw changed(owner);
+}
+
+function changed({ name }: Owner): UmsError {
+  return new UmsError('UMS_E_ENGINE', {
+    message: `Deployment ${name} was scaled, updated or deleted while its service was about to leave`,
+    fault: 'user',
+    mend: 'Try again when it has settled: kubectl rollout status.',
+  });
+}
+
+async function seen(what: string, look: () => Promise<boolean>): Promise<void> {
+  if (await poll(look, SEEN_LIMIT_MS, SEEN_INTERVAL_MS)) return;
+  throw new UmsError('UMS_E_TIMEOUT', {
+    message: `Kubernetes did not say within ${SEEN_LIMIT_MS} ms that ${what}`,
+    fault: 'ums',
+    mend: 'See whether kube-controller-manager runs, and its log.',
+  });
+}
+
+/** What `kubectl describe deployment` shows of a service that is away. */
+export async function tellWhere(api: KubernetesApi, namespace: string, owner: Owner, where: string): Promise<void> {
+  const deployment = await api.deployment(namespace, owner.name);
+  if (!waitsFor(deployment, owner)) return;
+  const annotations = { [AWAY_ANNOTATION]: `is at ${where} since ${new Date().toISOString()}, moved there by ums` };
+  await api.patchDeployment(namespace, owner.name, { metadata: { annotations } });
+}
+
+/**
+ * The pod is its Deployment's again, and what was asked of that meanwhile is done. `returned` is a pod that has come back,
+ * which must not be ended by what was said while it was away.
+ */
+export async function giveBack(
+  api: KubernetesApi,
+  namespace: string,
+  owner: Owner,
+  pod: { name: string; uid: string },
+  returned: boolean,
+): Promise<void> {
+  const deployment = await api.deployment(namespace, owner.name);
+  const waits = waitsFor(deployment, owner);
+  if (returned) await disown(api, namespace, owner, pod, waits);
+  if (!waits) return await withoutOwner(api, namespace, owner, deployment, returned ? undefined : pod);
+  const going = await api.patchDeployment(namespace, owner.name, { spec: { paused: false } });
+  await seen(`Deployment ${owner.name} goes on`, async () => {
+    const now = await api.deployment(namespace, owner.name);
+    return now === undefined || now.status.observedGeneration >= (going?.metadata.generation ?? 0);
+  });
+  await letGo(api, namespace, owner);
+  await adopted(api, namespace, owner, pod);
+  const annotations = { [HELD_ANNOTATION]: null, [AWAY_ANNOTATION]: null };
+  await api.patchDeployment(namespace, owner.name, { metadata: { annotations } });
+}
+
+/** It was not held; or the Deployment was deleted meanwhile, and then what it had goes with it, but not what came back. */
+async function withoutOwner(
+  api: KubernetesApi,
+  namespace: string,
+  owner: Owner,
+  deployment: Deployment | undefined,
+  pod: { name: string; uid: string } | undefined,
+): Promise<void> {
+  if (!isHeld(await api.replicaSet(namespace, owner.replicaSet.name), owner)) return;
+  const isGone = deployment?.metadata.uid !== owner.uid || deployment.metadata.deletionTimestamp !== undefined;
+  if (isGone && pod !== undefined) await api.endPod(namespace, pod.name, pod.uid);
+  if (isGone || pod !== undefined) await letGo(api, namespace, owner);
+}
+
+/**
+ * A pod that came back belongs to the ReplicaSet that is being deleted, so that its controller counts it: then it has seen it,
+ * and the next ReplicaSet will find it and make no other. It must belong to nothing when that one goes, or it goes too.
+ */
+async function disown(
+  api: KubernetesApi,
+  namespace: string,
+  owner: Owner,
+  { name, uid }: { name: string; uid: string },
+  waits: boolean,
+): Promise<void> {
+  const { uid: setUid } = owner.replicaSet;
+  const pod = await api.pod(namespace, name);
+  if (pod?.metadata.uid !== uid) return;
+  if (!pod.metadata.ownerReferences.some((reference) => reference.uid === setUid)) return;
+  if (waits) {
+    await seen(`ReplicaSet ${owner.replicaSet.name} counts pod ${name}`, async () => {
+      const set = await api.replicaSet(namespace, owner.replicaSet.name);
+      return !isHeld(set, owner) || set.status.replicas > 0;
+    });
+  }
+  await api.patchPod(namespace, name, {
+    metadata: { ownerReferences: null, annotations: { [OWNER_ANNOTATION]: null } },
+  });
+}
+
+/** The ReplicaSet that was kept goes. */
+async function letGo(api: KubernetesApi, namespace: string, owner: Owner): Promise<void> {
+  const { name } = owner.replicaSet;
+  await seen(`ReplicaSet ${name} is gone`, async () => {
+    const set = await api.replicaSet(namespace, name);
+    if (set?.metadata.uid !== owner.replicaSet.uid) return true;
+    const { resourceVersion, finalizers, deletionTimestamp } = set.metadata;
+    if (!finalizers.includes(FINALIZER)) return deletionTimestamp === undefined;
+    const left = finalizers.filter((each) => each !== FINALIZER);
+    await api.patchReplicaSet(namespace, name, { metadata: { resourceVersion, finalizers: left } });
+    return false;
+  });
+}
+
+/**
+ * Until the pod has an owner again, or is gone, or is one too many: an update that was asked for meanwhile has another
+ * ReplicaSet, whose pod takes this one's place.
+ */
+async function adopted(
+  api: KubernetesApi,
+  namespace: string,
+  owner: Owner,
+  { name, uid }: { name: string; uid: string },
+): Promise<void> {
+  await seen(`Deployment ${owner.name} has pod ${name} back`, async () => {
+    const pod = await api.pod(namespace, name);
+    if (pod?.metadata.uid !== uid || pod.metadata.deletionTimestamp !== undefined) return true;
+    if (pod.metadata.ownerReferences.some(({ controller }) => controller === true)) return true;
+    const deployment = await api.deployment(namespace, owner.name);
+    if (deployment?.metadata.uid !== owner.uid) return await ends(api, namespace, name, uid);
+    const sets = (await api.replicaSets(namespace)).filter(
+      ({ metadata }) =>
+        metadata.deletionTimestamp === undefined && metadata.ownerReferences.some((each) => each.uid === owner.uid),
+    );
+    const wanted = sets.find((set) => sameTemplate(deployment, set));
+    const hash = pod.metadata.labels[HASH_LABEL];
+    // Its own ReplicaSet may not have been made yet.
+    if (wanted === undefined || wanted.spec.selector.matchLabels[HASH_LABEL] === hash) return false;
+    return await ends(api, namespace, name, uid);
+  });
+}
+
+async function ends(api: KubernetesApi, namespace: string, name: string, uid: string): Promise<true> {
+  await api.endPod(namespace, name, uid);
+  return true;
+}
