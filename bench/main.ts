@@ -8,6 +8,7 @@ import { downtime } from './downtime/bench.ts';
 import { enter } from './entry.ts';
 import { whole } from './flags.ts';
 import { fog } from './fog/bench.ts';
+import { matrix } from './matrix/bench.ts';
 import { pagePath } from './page-path/bench.ts';
 import { predictors } from './predictors.ts';
 import type { Bench, BenchOptions } from './registry.ts';
@@ -16,7 +17,7 @@ import { Results } from './results.ts';
 import { soak } from './soak.ts';
 import { sweep } from './sweep/bench.ts';
 
-const BENCHES: readonly Bench[] = [baseline, downtime, fog, pagePath, predictors, soak, sweep];
+const BENCHES: readonly Bench[] = [baseline, downtime, fog, matrix, pagePath, predictors, soak, sweep];
 const RESULTS = join(resolve(import.meta.dirname), 'results');
 
 const commonSchema = z.object({ json: z.boolean(), out: z.string(), repeat: z.int(), keep: z.boolean() });

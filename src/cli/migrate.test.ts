@@ -69,6 +69,7 @@ describe('migrate', () => {
         bindMounts: 'refuse',
         healthTimeout_ms: 10_000,
         technique: 'auto',
+        approach: 'auto',
         maxDowntime_ms: 300,
         maxRounds: 30,
         onStall: 'throttle',

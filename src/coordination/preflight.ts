@@ -18,6 +18,7 @@ import { statusOf } from './process-status.ts';
 import { sampleMemory } from './sample.ts';
 import type { MigrateOptions } from './schema.ts';
 import { applySharedChoice, sharedFindings, volumesOf } from './shared-storage.ts';
+import { wayFindings } from './way.ts';
 
 export interface Forecast {
   choice: Choice;
@@ -43,6 +44,7 @@ const CODES: readonly [prefix: string, code: ErrorCode][] = [
   ['port.', 'UMS_E_PORT_TAKEN'],
   ['room.', 'UMS_E_NO_ROOM'],
   ['engine.', 'UMS_E_ENGINE_MISSING'],
+  ['approach.', 'UMS_E_APPROACH'],
 ];
 
 export function codeOf(finding: Finding): ErrorCode {
@@ -217,6 +219,8 @@ export async function preflight(
   }
   const hello = await greeting;
   if (hello.protocol.min > PROTOCOL.max || hello.protocol.max < PROTOCOL.min) throw noCommonVersion(context, hello);
+  // First: whoever asked for a way that there is not shall read of that, and not of what else is in the way.
+  findings.unshift(...wayFindings({ specification, options, destination: hello }));
   findings.push(...compareHosts(fingerprint, hello.fingerprint));
   const theirs = await context.peers.request(destination, {
     method: 'POST',

@@ -6,7 +6,8 @@ import { DESTINATION_STATES, SOURCE_STATES } from './states.ts';
 
 /** What leaves the agent about migrations: the command line, the dashboard and tests read these. */
 export { type Technique, techniqueSchema };
-export const approachSchema = z.enum(['orchestrator-level']);
+export const approachSchema = z.enum(['orchestrator-level', 'container-level', 'service-level']);
+export type Approach = z.infer<typeof approachSchema>;
 export const migrationIdSchema = z.string().regex(/^m-[0-9a-z]{20}$/);
 export const systemNameSchema = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/);
 
@@ -23,6 +24,10 @@ export const migrateOptionsSchema = z.object({
   healthTimeout_ms: z.int().min(0).max(600_000).default(10_000),
   /** When memory travels; 'auto' lets the agent choose from what it measures. */
   technique: z.enum(['auto', ...techniqueSchema.options]).default('auto'),
+  /** How much authority over the two systems it takes; 'auto' lets the agent choose from what it finds. */
+  approach: z.enum(['auto', ...approachSchema.options]).default('auto'),
+  /** The engine that shall run it at the destination; without it the same one as here. */
+  engine: z.string().min(1).max(32).optional(),
   /** Milliseconds of downtime that rounds of copying try to get below. */
   maxDowntime_ms: z.int().min(1).max(3_600_000).default(MAX_DOWNTIME_MS),
   /** Rounds of copying while the service runs, at most. */

@@ -42,6 +42,7 @@ export const ERROR_CODES = {
   UMS_E_HOST_LOST: { exit: 5, summary: 'A host went down and took the memory of the service with it' },
   UMS_E_MEMORY_LOST: { exit: 6, summary: 'Memory that had not arrived can no longer reach the destination' },
   UMS_E_TECHNIQUE: { exit: 4, summary: 'The technique asked for cannot be used between these systems' },
+  UMS_E_APPROACH: { exit: 4, summary: 'The approach asked for is not possible for this service' },
   UMS_E_STALLED: { exit: 5, summary: 'Copying could not catch up with what the service changes' },
   UMS_E_FRONTMAN: { exit: 4, summary: 'The Frontman cannot be set up as asked' },
   UMS_E_CHILD: { exit: 5, summary: 'A program that ums runs failed' },

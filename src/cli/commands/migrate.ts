@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander';
 import {
+  approachSchema,
   migrateOptionsSchema,
   techniqueSchema,
   type CheckResult,
@@ -21,6 +22,8 @@ interface ServiceOptions {
   bindMounts: string;
   sharedVolume?: string[];
   technique: string;
+  approach: string;
+  engine?: string;
   maxDowntime?: number;
   maxRounds?: number;
   onStall?: string;
@@ -55,6 +58,12 @@ function withServiceOptions(command: Command): Command {
         .choices(['auto', ...techniqueSchema.options])
         .default('auto'),
     )
+    .addOption(
+      new Option('--approach <how>', 'how much authority over both systems it takes; auto lets the agent choose')
+        .choices(['auto', ...approachSchema.options])
+        .default('auto'),
+    )
+    .option('--engine <name>', 'the engine that shall run it there (default: the same as here)')
     .option('--max-downtime <duration>', 'downtime that rounds of copying try to get below (default: 300ms)', duration)
     .option('--max-rounds <n>', 'rounds of copying while it runs, at most (default: 30)', count)
     .addOption(
@@ -78,6 +87,8 @@ function request(service: string, flags: ServiceOptions & { to: string }) {
     bindMounts: flags.bindMounts,
     sharedVolumes: flags.sharedVolume ?? [],
     technique: flags.technique,
+    approach: flags.approach,
+    ...(flags.engine === undefined ? {} : { engine: flags.engine }),
     ...(flags.maxDowntime === undefined ? {} : { maxDowntime_ms: flags.maxDowntime }),
     ...(flags.maxRounds === undefined ? {} : { maxRounds: flags.maxRounds }),
     ...(flags.onStall === undefined ? {} : { onStall: flags.onStall }),

@@ -1,0 +1,178 @@
+import { z } from 'zod';
+import type { Host } from '#lab/host.ts';
+import { CAPABILITIES, SECURITY_OPTIONS } from '#src/approaches/container-level/needs.ts';
+import { INIT } from '#src/approaches/container-level/layout.ts';
+import type { RunResult } from '#src/telemetry/exec.ts';
+import { runBundle } from '../pulse/service.ts';
+import type { Engine } from './plan.ts';
+
+/** Containers as a person has them with each engine: by its own commands alone. */
+export interface Container {
+  name: string;
+  image: 'pulse' | 'capsule';
+  /** The workload's command line, or what follows the capsule's entry point. */
+  args: readonly string[];
+  /** TCP, under the same number on the host. */
+  ports: readonly number[];
+}
+
+export interface Commands {
+  run(host: Host, container: Container): Promise<void>;
+  /** Every exit status is an answer. */
+  exec(host: Host, name: string, args: readonly string[]): Promise<RunResult>;
+  /** Absent already is fine. */
+  remove(host: Host, name: string): Promise<void>;
+  names(host: Host): Promise<string[]>;
+}
+
+const LIMIT_MS = 180_000;
+const ANY_STATUS = Array.from({ length: 256 }, (_, code) => code);
+/** Where capsules find the images that lie ready on a test host. */
+const IMAGES = { host: '/opt/images', inside: '/srv/images' };
+export const IMAGES_INSIDE = IMAGES.inside;
+
+async function lines(host: Host, program: string, args: readonly string[]): Promise<string[]> {
+  const { stdout } = await host.exec(program, args, { timeout_ms: LIMIT_MS });
+  return stdout.split('\n').filter((line) => line !== '');
+}
+
+const execBy =
+  (program: string, words: (name: string) => string[]) =>
+  (host: Host, name: string, args: readonly string[]): Promise<RunResult> =>
+    host.exec(program, [...words(name), ...args], { timeout_ms: LIMIT_MS, okExitCodes: ANY_STATUS });
+
+function likeDocker(engine: 'podman' | 'docker'): Commands {
+  const grants = [
+    ...CAPABILITIES.flatMap((name) => ['--cap-add', name]),
+    ...SECURITY_OPTIONS.flatMap((option) => ['--security-opt', option]),
+    ...['--volume', `${IMAGES.host}:${IMAGES.inside}:ro`],
+  ];
+  return {
+    run: async (host, { name, image, args, ports }) => {
+      const options = image === 'capsule' ? grants : [];
+      const published = ports.flatMap((port) => ['--publish', `${port}:${port}`]);
+      const reference = await host.importImage(image, engine);
+      const line = ['run', '--detach', '--name', name, ...options, ...published, reference, ...args];
+      await host.exec(engine, line, { timeout_ms: LIMIT_MS });
+    },
+    exec: execBy(engine, (name) => ['exec', name]),
+    remove: async (host, name) => {
+      const atOnce = engine === 'podman' ? ['--ignore', '--time', '0'] : [];
+      const line = ['rm', '--force', '--volumes', ...atOnce, name];
+      // Docker fails where there is nothing to remove.
+      await host.exec(engine, line, { timeout_ms: LIMIT_MS, okExitCodes: engine === 'podman' ? [0] : [0, 1] });
+    },
+    names: (host) => lines(host, engine, ['ps', '--all', '--format', '{{.Names}}']),
+  };
+}
+
+let executions = 0;
+
+const containerd: Commands = {
+  run: async (host, { name, image, args }) => {
+    const reference = await host.importImage(image, 'containerd');
+    const capsule = image === 'capsule';
+    const mount = `type=bind,src=${IMAGES.host},dst=${IMAGES.inside},options=rbind:ro`;
+    // It knows no published ports: who shall be reached shares the host's network.
+    const options = ['--net-host', '--mount', mount, ...CAPABILITIES.flatMap((each) => ['--cap-add', `CAP_${each}`])];
+    const line = ['run', '--detach', '--null-io', '--cpu-shares', '0', ...(capsule ? options : []), reference, name];
+    await host.exec('ctr', [...line, ...(capsule ? [INIT] : []), ...args], { timeout_ms: LIMIT_MS });
+  },
+  exec: execBy('ctr', (name) => {
+    executions += 1;
+    return ['tasks', 'exec', '--exec-id', `matrix-${process.pid}-${executions}`, name];
+  }),
+  remove: async (host, name) => {
+    if (!(await containerd.names(host)).includes(name)) return;
+    const script = 'ctr tasks rm --force "$1" >/dev/null 2>&1 || true; ctr containers rm "$1"';
+    await host.exec('sh', ['-ec', script, 'sh', name], { timeout_ms: LIMIT_MS });
+  },
+  names: (host) => lines(host, 'ctr', ['containers', 'ls', '--quiet']),
+};
+
+function podOf({ name, image, args, ports }: Container, reference: string): object {
+  const capsule = image === 'capsule';
+  const container = {
+    name: 'main',
+    image: reference,
+    imagePullPolicy: 'IfNotPresent',
+    ...(capsule ? { args } : { command: args }),
+    ports: ports.map((port) => ({ containerPort: port, hostPort: port })),
+    ...(capsule
+      ? {
+          securityContext: { runAsUser: 0, capabilities: { add: CAPABILITIES } },
+          volumeMounts: [{ name: 'images', mountPath: IMAGES.inside, readOnly: true }],
+        }
+      : {}),
+  };
+  const volumes = capsule ? [{ name: 'images', hostPath: { path: IMAGES.host } }] : [];
+  return { apiVersion: 'v1', kind: 'Pod', metadata: { name }, spec: { containers: [container], volumes } };
+}
+
+const kubernetes: Commands = {
+  run: async (host, container) => {
+    const pod = podOf(container, await host.importImage(container.image, 'kubernetes'));
+    await host.exec('kubectl', ['apply', '-f', '-'], { input: JSON.stringify(pod), timeout_ms: LIMIT_MS });
+    const wait = ['wait', '--for=condition=Ready', `pod/${container.name}`, `--timeout=${LIMIT_MS / 2000}s`];
+    await host.exec('kubectl', wait, { timeout_ms: LIMIT_MS });
+  },
+  exec: execBy('kubectl', (name) => ['exec', name, '--']),
+  remove: async (host, name) => {
+    const line = ['delete', 'pod', name, '--ignore-not-found', '--grace-period=1', '--wait'];
+    await host.exec('kubectl', line, { timeout_ms: LIMIT_MS });
+  },
+  names: async (host) =>
+    (await lines(host, 'kubectl', ['get', 'pods', '-o', 'name'])).map((each) => each.replace(/^pod\//, '')),
+};
+
+const configSchema = z.looseObject({
+  process: z.looseObject({}),
+  root: z.looseObject({}),
+  mounts: z.array(z.looseObject({ destination: z.string() })),
+  linux: z.looseObject({ namespaces: z.array(z.looseObject({ type: z.string() })) }),
+});
+
+/** What engines grant to any container, and on top of it what a capsule needs. */
+const USUAL = 'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(
+  ' ',
+);
+
+/** A bundle of the capsule's image, on its host's network, since nobody makes one for a bundle. */
+async function makeCapsuleBundle(host: Host, bundle: string, args: readonly string[]): Promise<void> {
+  const image = await host.importImage('capsule', 'podman');
+  const script = `mkdir -p "$2/rootfs"; from=$(podman image mount "$1"); cp -a "$from/." "$2/rootfs/"
+    podman image unmount "$1" >/dev/null; runc spec --bundle "$2"`;
+  await host.exec('sh', ['-ec', script, 'sh', image, bundle], { timeout_ms: LIMIT_MS });
+  const config = configSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
+  const granted = [...USUAL, ...CAPABILITIES].map((name) => `CAP_${name}`);
+  config.process['terminal'] = false;
+  config.process['args'] = [INIT, ...args];
+  config.process['capabilities'] = { bounding: granted, effective: granted, permitted: granted };
+  config.root['readonly'] = false;
+  config.mounts.push({ destination: IMAGES.inside, source: IMAGES.host, type: 'bind', options: ['rbind', 'ro'] });
+  config.linux.namespaces = config.linux.namespaces.filter((namespace) => namespace.type !== 'network');
+  host.writeFile(`${bundle}/config.json`, JSON.stringify(config, undefined, 2));
+}
+
+const runc: Commands = {
+  run: async (host, { name, image, args }) => {
+    if (image === 'pulse') return await runBundle(host, name, args, false);
+    await makeCapsuleBundle(host, `/srv/${name}`, args);
+    const script = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
+    await host.exec('sh', ['-c', script, 'sh', `/srv/${name}`, name], { timeout_ms: LIMIT_MS });
+  },
+  exec: execBy('runc', (name) => ['exec', name]),
+  remove: async (host, name) => {
+    const script = 'runc delete --force "$1" 2>/dev/null || true; rm -rf "/srv/$1"';
+    await host.exec('sh', ['-c', script, 'sh', name], { timeout_ms: LIMIT_MS });
+  },
+  names: (host) => lines(host, 'runc', ['list', '--quiet']),
+};
+
+export const COMMANDS: Readonly<Record<Engine, Commands>> = {
+  podman: likeDocker('podman'),
+  docker: likeDocker('docker'),
+  containerd,
+  kubernetes,
+  runc,
+};
