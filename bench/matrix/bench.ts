@@ -135,9 +135,10 @@ function unasked(cell: Cell, problems: string[]): CellResult {
   return { cell, repetition: 0, outcome: 'wrong', ...nothing, total_ms: 0, agents, problems };
 }
 
+const stays = ({ outcome }: CellResult): boolean => outcome !== 'migrated';
+
 export function checksOf(results: readonly CellResult[]): BenchCheck[] {
   const count = (wanted: (one: CellResult) => boolean): number => results.filter(wanted).length;
-  const stays = ({ outcome }: CellResult): boolean => outcome !== 'migrated';
   return [
     atMost(
       'cells that are wrong',

@@ -45,7 +45,8 @@ function likeDocker(engine: 'podman' | 'docker'): Commands {
   const grants = [
     ...CAPABILITIES.flatMap((name) => ['--cap-add', name]),
     ...SECURITY_OPTIONS.flatMap((option) => ['--security-opt', option]),
-    ...['--volume', `${IMAGES.host}:${IMAGES.inside}:ro`],
+    '--volume',
+    `${IMAGES.host}:${IMAGES.inside}:ro`,
   ];
   return {
     run: async (host, { name, image, args, ports }) => {

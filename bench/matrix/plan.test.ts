@@ -4,6 +4,9 @@ import { APPROACHES, type Cell, daemonsOf, ENGINES, grouped, nextOf, type Side }
 
 const everything = { from: ENGINES, to: ENGINES, approach: APPROACHES, technique: TECHNIQUES };
 
+const daemonsBetween = (from: Cell['from'], to: Cell['to']) =>
+  daemonsOf(grouped({ ...everything, from: [from], to: [to] }));
+
 describe('the plan of the matrix', () => {
   it('has every ordered pair by every approach and technique, once', () => {
     const cells = grouped(everything).flatMap((group) => group.cells);
@@ -39,8 +42,7 @@ describe('the plan of the matrix', () => {
   });
 
   it('starts the daemons that are needed and no others', () => {
-    const of = (from: Cell['from'], to: Cell['to']) => daemonsOf(grouped({ ...everything, from: [from], to: [to] }));
-    expect(of('podman', 'runc')).toEqual([]);
-    expect(of('docker', 'kubernetes')).toEqual(['docker', 'kubernetes']);
+    expect(daemonsBetween('podman', 'runc')).toEqual([]);
+    expect(daemonsBetween('docker', 'kubernetes')).toEqual(['docker', 'kubernetes']);
   });
 });

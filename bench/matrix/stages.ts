@@ -1,13 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
-import { BUNDLE } from '#src/approaches/container-level/layout.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { pulseArgs } from '../pulse/service.ts';
-import { type Answer, answerOf, askHost } from './ask.ts';
-import { COMMANDS, type Container, IMAGES_INSIDE } from './containers.ts';
-import type { Cell, Group, Side } from './plan.ts';
+import { type Answer, askHost } from './ask.ts';
+import { COMMANDS, IMAGES_INSIDE } from './containers.ts';
+import type { Cell, Engine, Group, Side } from './plan.ts';
 
 /** Where one group of cells plays: a service, or a service in a capsule, on one of two hosts. */
 export interface Stage {
@@ -22,6 +20,7 @@ export interface Stage {
 export const NAME = 'matrix';
 const PORTS = { peer: 7450, pairing: 7451 };
 const HOSTS: Readonly<Record<Side, string>> = { a: 'alpha', b: 'beta' };
+const SIDES: readonly Side[] = ['a', 'b'];
 const READY_LIMIT_MS = 90_000;
 const POLL_MS = 200;
 
@@ -35,13 +34,14 @@ export function stageOf(lab: Lab, group: Group, mib: number): Stage {
 
 /** Removes what an earlier run may have left, of every engine that is asked. */
 export async function clearAll(lab: Lab, groups: readonly Group[]): Promise<void> {
-  const engines = new Set(groups.flatMap(({ a, b }) => [a, b]));
+  const engines = new Set<Engine>(['podman', ...groups.flatMap(({ a, b }) => [a, b])]);
   for (const engine of engines) {
     await Promise.all(lab.hosts.map((host) => COMMANDS[engine].remove(host, NAME)));
   }
 }
 
-abstract class TwoHosts {
+/** A service that is asked for at its host's agent. */
+class PlainStage implements Stage {
   protected readonly lab: Lab;
   protected readonly group: Group;
   protected readonly work: readonly string[];
@@ -52,29 +52,14 @@ abstract class TwoHosts {
     this.work = work;
   }
 
-  protected host(side: Side): Host {
-    return hostOf(this.lab, side);
-  }
-
-  protected commands(side: Side) {
-    return COMMANDS[this.group[side]];
-  }
-
-  async clear(): Promise<void> {
-    // Also where the service has come by a way that nobody asked for.
-    const engines = new Set([this.group.a, this.group.b]);
-    for (const engine of engines) {
-      await Promise.all([COMMANDS[engine].remove(this.host('a'), NAME), COMMANDS[engine].remove(this.host('b'), NAME)]);
-    }
-  }
-}
-
-/** A service as its engine has it, asked for at its host's agent. */
-class PlainStage extends TwoHosts implements Stage {
   async start(at: Side): Promise<void> {
     await this.clear();
-    const container: Container = { name: NAME, image: 'pulse', args: this.work, ports: [] };
-    await this.commands(at).run(this.host(at), container);
+    await COMMANDS[this.group[at]].run(hostOf(this.lab, at), {
+      name: NAME,
+      image: 'pulse',
+      args: this.work,
+      ports: [],
+    });
   }
 
   ask(from: Side, { approach, technique, to }: Cell): Promise<Answer> {
@@ -84,81 +69,71 @@ class PlainStage extends TwoHosts implements Stage {
   }
 
   async known(side: Side): Promise<string[]> {
-    const engines = [...new Set([this.group.a, this.group.b])];
-    const asked = engines.map(async (engine) => {
-      const names = await COMMANDS[engine].names(this.host(side));
+    const asked = this.engines().map(async (engine) => {
+      const names = await COMMANDS[engine].names(hostOf(this.lab, side));
       return names.includes(NAME) ? [`a container of ${engine}`] : [];
     });
     return (await Promise.all(asked)).flat();
   }
+
+  async clear(): Promise<void> {
+    for (const engine of this.engines()) {
+      await Promise.all(SIDES.map((side) => COMMANDS[engine].remove(hostOf(this.lab, side), NAME)));
+    }
+  }
+
+  /** Of either side: a service may have come by a way that nobody asked for. */
+  protected engines(): Engine[] {
+    return [...new Set([this.group.a, this.group.b])];
+  }
 }
 
-/** Two capsules, of which one has the service: the agents within are asked, and the engines know of nothing. */
-class CapsuleStage extends TwoHosts implements Stage {
-  async start(at: Side): Promise<void> {
+/** A service in a capsule. The capsule that shall receive it is for the other host's agent to start. */
+class CapsuleStage extends PlainStage {
+  override async start(at: Side): Promise<void> {
     await this.clear();
-    await Promise.all([this.#run('a', at === 'a'), this.#run('b', at === 'b')]);
-    await Promise.all([this.#answers('a'), this.#answers('b')]);
-    const { token } = z.object({ token: z.string() }).parse(await this.#ums('a', 'pair', 'invite'));
-    await this.#ums('b', 'pair', 'join', token);
+    for (const engine of this.engines()) {
+      await Promise.all(
+        this.lab.hosts.map((host) => host.importImage('capsule', engine === 'runc' ? 'podman' : engine)),
+      );
+    }
+    if (this.group[at] !== 'kubernetes') return await this.#run(at, this.group[at]);
+    // A pod finds no files of its node without a volume that would bind it there, so its service comes from elsewhere.
+    const from = other(at);
+    await this.#run(from, 'podman');
+    const words = [`podman:${NAME}`, '--to', HOSTS[at], '--engine', 'kubernetes', '--technique', 'cold'];
+    const answer = await askHost(this.lab, HOSTS[from], words);
+    if (answer.status === 'done') return;
+    const message = `The service did not come to a pod: ${answer.code ?? ''}: ${answer.reason ?? ''}`;
+    throw new UmsError('UMS_E_LAB', { message, fault: 'ums' });
   }
 
-  async #run(side: Side, full: boolean): Promise<void> {
-    const host = this.host(side);
-    const agent = ['--name', systemOf(side), '--peer-address', host.address];
+  async #run(side: Side, engine: Engine): Promise<void> {
+    const host = hostOf(this.lab, side);
+    await host.importImage('capsule', engine === 'runc' ? 'podman' : engine);
+    const agent = ['--name', `${NAME}-${host.name}`, '--peer-address', host.address];
     const ports = ['--peer-port', String(PORTS.peer), '--pairing-port', String(PORTS.pairing)];
-    const service = full ? ['--rootfs', `${IMAGES_INSIDE}/pulse.tar`, ...this.work] : [];
-    const container: Container = {
-      name: NAME,
-      image: 'capsule',
-      args: [...agent, ...ports, ...service],
-      ports: Object.values(PORTS),
-    };
-    await this.commands(side).run(host, container);
+    const service = ['--rootfs', `${IMAGES_INSIDE}/pulse.tar`, ...this.work];
+    const args = [...agent, ...ports, ...service];
+    await COMMANDS[engine].run(host, { name: NAME, image: 'capsule', args, ports: Object.values(PORTS) });
+    await this.#agentAnswers(host, engine);
   }
 
-  #exec(side: Side, ...args: string[]) {
-    return this.commands(side).exec(this.host(side), NAME, args);
-  }
-
-  async #ums(side: Side, ...words: string[]): Promise<unknown> {
-    const { stdout, stderr, exitCode } = await this.#exec(side, 'ums', '--json', ...words);
-    if (exitCode === 0) return JSON.parse(stdout.trim().split('\n').at(-1) ?? '');
-    throw new UmsError('UMS_E_LAB', {
-      message: `ums ${words.join(' ')} failed in the capsule under ${this.group[side]}.`,
-      fault: 'ums',
-      detail: stdout + stderr,
-    });
-  }
-
-  async #answers(side: Side): Promise<void> {
+  async #agentAnswers(host: Host, engine: Engine): Promise<void> {
     const limit = Date.now() + READY_LIMIT_MS;
     for (;;) {
-      try {
-        await this.#ums(side, 'systems');
-        return;
-      } catch (error) {
-        if (Date.now() > limit) throw error;
+      const { exitCode, stderr } = await COMMANDS[engine].exec(host, NAME, ['ums', 'systems']);
+      if (exitCode === 0) return;
+      if (Date.now() > limit) {
+        const message = `The agent in the capsule under ${engine} on ${host.name} does not answer.`;
+        throw new UmsError('UMS_E_LAB', { message, fault: 'ums', detail: stderr });
       }
       await delay(POLL_MS);
     }
   }
 
-  async ask(from: Side, { technique }: Cell): Promise<Answer> {
-    const words = ['migrate', 'service', '--to', systemOf(other(from)), '--technique', technique];
-    const began = Date.now();
-    const { stdout, stderr } = await this.#exec(from, 'ums', '--json', ...words);
-    return answerOf(stdout === '' ? stderr : stdout, { from: began, to: Date.now() });
-  }
-
-  async known(side: Side): Promise<string[]> {
-    const { exitCode } = await this.#exec(side, 'test', '-e', BUNDLE);
-    const { stdout } = await this.#exec(side, 'runc', 'list', '--quiet');
-    return [
-      ...(exitCode === 0 ? ['a bundle in the capsule'] : []),
-      ...(stdout.trim() === '' ? [] : ['a nested container']),
-    ];
+  protected override engines(): Engine[] {
+    const through: Engine[] = super.engines().includes('kubernetes') ? ['podman'] : [];
+    return [...new Set([...super.engines(), ...through])];
   }
 }
-
-const systemOf = (side: Side): string => `${NAME}-${side}`;

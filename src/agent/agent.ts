@@ -92,6 +92,7 @@ export class Agent {
     });
     this.context = {
       systemName: config.name,
+      peerAddress: config.peerAddress,
       journal,
       driver: (engine) => this.#driver(engine),
       engines: () => this.#engines(),

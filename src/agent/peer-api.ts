@@ -16,6 +16,8 @@ import {
   surrenderRequestSchema,
   treesStreamSchema,
 } from '#src/coordination/messages.ts';
+import { arrivedRequestSchema, receiveRequestSchema } from '#src/coordination/nested/messages.ts';
+import { arrived, checkReceiving, dropReceiver, receive } from '#src/coordination/nested/receiving.ts';
 import { checkHere } from '#src/coordination/preflight.ts';
 import { migrationIdSchema } from '#src/coordination/schema.ts';
 import { peerStreamHeaderSchema } from '#src/frontman/contract.ts';
@@ -36,6 +38,8 @@ function peerName(request: FastifyRequest): string {
   return peer.name;
 }
 
+const receiving = (request: FastifyRequest) => parseInput(receiveRequestSchema, request.body, 'UMS_E_PEER_MESSAGE');
+
 /** What other agents may ask of this one (docs/protocol.md). They are known by their certificate before a byte is parsed. */
 export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
   const { destination } = agent.coordinator;
@@ -45,6 +49,17 @@ export function registerPeerApi(app: FastifyInstance, agent: Agent): void {
     const result = await checkHere(agent.context, body.specification, body.fingerprint, body.sizes);
     return { findings: result.findings, needsImage: result.needsImage };
   });
+  app.post('/peer/v1/capsules/check', async (request) => ({
+    findings: await checkReceiving(agent.context, receiving(request)),
+  }));
+  app.post('/peer/v1/capsules/receive', (request) => receive(agent.context, receiving(request)));
+  app.post('/peer/v1/capsules/arrived', (request) => {
+    const { serviceUid, ...wanted } = parseInput(arrivedRequestSchema, request.body, 'UMS_E_PEER_MESSAGE');
+    return arrived(agent.context, wanted, serviceUid);
+  });
+  app.post('/peer/v1/capsules/drop', async (request) => ({
+    capsule: await dropReceiver(agent.context, receiving(request)),
+  }));
   app.post('/peer/v1/migrations', (request) =>
     destination.reserve(peerName(request), parseInput(reserveRequestSchema, request.body, 'UMS_E_PEER_MESSAGE')),
   );

@@ -10,6 +10,8 @@ import type { PeerPort, TrafficPort } from './ports.ts';
 /** What every step of the saga may use; the agent wires it once. */
 export interface SagaContext {
   systemName: string;
+  /** At which other systems reach this one. */
+  peerAddress: string;
   journal: Journal;
   driver: (engine: EngineName) => Driver;
   engines: () => Promise<EngineFingerprint[]>;

@@ -5,12 +5,14 @@ import { EarlyPreflight } from './early-preflight.ts';
 import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
 import { newMigrationId, type Row } from './journal.ts';
+import { APPROACH, checkNested } from './nested/source.ts';
 import { askedFor, chosenFor, makePlan, planOf, runsEarly } from './plan.ts';
 import { findFirst, findService, type Found, preflight } from './preflight.ts';
 import type { CheckResult, Migration, MigrateOptions } from './schema.ts';
 import { SourceSaga } from './source/saga.ts';
 import { tellPeer } from './source/tell-peer.ts';
 import type { SourceState } from './states.ts';
+import { type ChosenWay, wayOf } from './choose-way.ts';
 
 const MAINTENANCE_PERIOD_MS = 5000;
 /** A destination that has heard nothing for this long of a migration that has not arrived drops what it made for it. */
@@ -31,7 +33,9 @@ export class Coordinator {
 
   async check(service: string, to: string, options: MigrateOptions): Promise<CheckResult> {
     this.#refuseDestination(to);
-    const found = findService(this.#context, service);
+    const found = await findService(this.#context, service);
+    const way = wayOf(found, options);
+    if (way.nested) return await this.#checkNested(found, to, options, way);
     const result = await preflight(this.#context, found, to, options, undefined, AbortSignal.timeout(120_000));
     const blocked = result.findings.some((finding) => finding.severity === 'error');
     const { choice } = await result.forecast();
@@ -46,8 +50,27 @@ export class Coordinator {
       findings: result.findings,
       state_bytes: result.sizes.state_bytes,
       file_bytes: result.sizes.file_bytes,
-      why: plan.why,
+      why: `${way.why} ${plan.why}`,
       techniques: techniqueRows(choice),
+    };
+  }
+
+  /** The technique is for the agents in the capsules to choose: they have not met yet. */
+  async #checkNested(found: Found, to: string, options: MigrateOptions, way: ChosenWay): Promise<CheckResult> {
+    const request = { id: newMigrationId(), to, options };
+    const { findings, blocking } = await checkNested(this.#context, found, request, AbortSignal.timeout(120_000));
+    return {
+      service: found.description.specification.name,
+      source: this.#context.systemName,
+      destination: to,
+      technique: options.technique === 'auto' ? null : options.technique,
+      approach: APPROACH,
+      feasible: blocking === undefined,
+      findings,
+      state_bytes: 0,
+      file_bytes: 0,
+      why: way.why,
+      techniques: [],
     };
   }
 
@@ -56,18 +79,28 @@ export class Coordinator {
     this.#refuseDestination(to);
     const id = newMigrationId();
     const { first, only } = await findFirst(this.#context, service);
-    const early = new EarlyPreflight((signal) => preflight(this.#context, first, to, options, id, signal));
+    const way = wayOf(first, options);
+    const early = way.nested
+      ? undefined
+      : new EarlyPreflight((signal) => preflight(this.#context, first, to, options, id, signal));
     try {
       await only;
-      await this.#begin(id, first, to, options, early);
+      await this.#begin(id, first, to, options, way, early);
     } catch (error) {
-      early.drop(error);
+      early?.drop(error);
       throw error;
     }
     return journal.view(id);
   }
 
-  async #begin(id: string, found: Found, to: string, options: MigrateOptions, early: EarlyPreflight): Promise<void> {
+  async #begin(
+    id: string,
+    found: Found,
+    to: string,
+    options: MigrateOptions,
+    way: ChosenWay,
+    early: EarlyPreflight | undefined,
+  ): Promise<void> {
     const { journal, systemName } = this.#context;
     const { driver, description } = found;
     const engineId = description.summary.id;
@@ -87,7 +120,7 @@ export class Coordinator {
       options,
       specification: JSON.stringify(description.specification),
     });
-    journal.merge(row.id, { boot: await bootMark() });
+    journal.merge(row.id, { boot: await bootMark(), ...(way.nested ? { approach: APPROACH, why: way.why } : {}) });
     this.source.start(row.id, early);
   }
 
@@ -146,7 +179,15 @@ export class Coordinator {
   async #recoverSource(row: Row): Promise<void> {
     const { journal } = this.#context;
     await this.#stopFreshCopy(row);
-    const going: readonly string[] = ['committing', 'committed', 'redirecting', 'filling', 'removing', 'aborting'];
+    const going: readonly string[] = [
+      'committing',
+      'committed',
+      'redirecting',
+      'filling',
+      'nested',
+      'removing',
+      'aborting',
+    ];
     if (!going.includes(row.state)) {
       const next = await this.#whereFrom(row);
       if (next === 'aborting' && row.error === null) {

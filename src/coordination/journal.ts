@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { engineSchema } from '#src/drivers/specification.ts';
 import { type ErrorReport, errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
 import {
+  approachSchema,
   memoryReportSchema,
   type Migration,
   type MigrateOptions,
@@ -459,7 +460,7 @@ export class Journal {
       source: row.source,
       destination: row.destination,
       technique: techniqueOf(row),
-      approach: 'orchestrator-level',
+      approach: approachSchema.safeParse(row.data['approach']).data ?? 'orchestrator-level',
       started_at: row.started_at,
       ended_at: row.ended_at,
       downtime_ms: row.downtime_ms,

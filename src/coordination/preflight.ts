@@ -185,10 +185,12 @@ export async function preflight(
   const { driver, description: described } = await found;
   const chosen = applyBindChoice(described.specification, options.bindMounts);
   const own = applySharedChoice(chosen, options.sharedVolumes);
-  const { specification, losses } = translate(own, options.engine);
+  // Whoever asked for a way that there is not shall read of that, and not of what else is in the way.
+  const closed = wayFindings(own, options);
+  const { specification, losses } = translate(own, closed.length === 0 ? options.engine : undefined);
   const description = { ...described, specification, losses: [...described.losses, ...losses] };
   const { summary } = description;
-  const findings: Finding[] = [];
+  const findings: Finding[] = [...closed];
   const holder = context.journal.lockHolder(driver.engine, summary.id);
   if (holder !== undefined && holder !== migration) throw busy(specification.name, holder);
   if (summary.state !== 'running') throw notRunning(specification.name, summary.state);
@@ -219,8 +221,6 @@ export async function preflight(
   }
   const hello = await greeting;
   if (hello.protocol.min > PROTOCOL.max || hello.protocol.max < PROTOCOL.min) throw noCommonVersion(context, hello);
-  // First: whoever asked for a way that there is not shall read of that, and not of what else is in the way.
-  findings.unshift(...wayFindings({ specification, options, destination: hello }));
   findings.push(...compareHosts(fingerprint, hello.fingerprint));
   const theirs = await context.peers.request(destination, {
     method: 'POST',

@@ -26,8 +26,6 @@ export const migrateOptionsSchema = z.object({
   technique: z.enum(['auto', ...techniqueSchema.options]).default('auto'),
   /** How much authority over the two systems it takes; 'auto' lets the agent choose from what it finds. */
   approach: z.enum(['auto', ...approachSchema.options]).default('auto'),
-  /** The engine that shall run it at the destination; without it the same one as here. */
-  engine: z.string().min(1).max(32).optional(),
   /** Milliseconds of downtime that rounds of copying try to get below. */
   maxDowntime_ms: z.int().min(1).max(3_600_000).default(MAX_DOWNTIME_MS),
   /** Rounds of copying while the service runs, at most. */
@@ -67,7 +65,8 @@ export const checkResultSchema = z.object({
   service: z.string(),
   source: z.string(),
   destination: z.string(),
-  technique: techniqueSchema,
+  /** Null where it is chosen by others, later: by the agents in two capsules. */
+  technique: techniqueSchema.nullable(),
   approach: approachSchema,
   feasible: z.boolean(),
   findings: z.array(findingSchema),

@@ -21,6 +21,9 @@
  *  removing     the source's copy is deleted       ───────▶  done
  *  done
  *
+ *  nested       after `reserving`, where what moves is the service within a capsule: the agents in the two capsules move
+ *               it by a saga of their own, which this one follows to `removing` or to `aborting`
+ *
  *  On any failure before `committing`: aborting (thaw, release, tell the destination to give up) ▶ aborted.
  *  In `committing` the source repeats `commit` until the destination answers: `active` goes on, `aborted` goes back. Only
  *  if an operator cancels does it ask with `give-up` instead, which ends for good what has not been committed yet; by
@@ -45,6 +48,7 @@ export const SOURCE_STATES = [
   'committed',
   'redirecting',
   'filling',
+  'nested',
   'removing',
   'done',
   'aborting',

@@ -1,52 +1,17 @@
 import type { Finding } from '#src/drivers/contract.ts';
 import type { Specification } from '#src/drivers/specification.ts';
-import type { Hello } from './messages.ts';
 import type { MigrateOptions } from './schema.ts';
 
-/** What is asked of the way a service takes, and what is known about it before anything is touched. */
-export interface Way {
-  specification: Pick<Specification, 'name' | 'engine'>;
-  options: Pick<MigrateOptions, 'approach' | 'engine'>;
-  destination: Pick<Hello, 'name' | 'engines'>;
-}
-
 /**
- * Why a service cannot take the way that it was asked to take, in words that a person can act on. Nothing is found where
- * it can: what else stands in the way is for the rest of the pre-flight.
+ * Why a service cannot take the approach that it was asked to take, in words that a person can act on. Capsules take
+ * theirs elsewhere (nested/source.ts), and what one engine cannot take over from another the drivers' translation says.
  */
-export function wayFindings({ specification, options, destination }: Way): Finding[] {
-  const { name, engine } = specification;
-  const wanted = options.engine ?? engine;
-  const theirs = destination.engines.find((each) => each.engine === wanted);
-  if (wanted !== engine && theirs?.available !== true) {
-    return [
-      {
-        severity: 'error',
-        id: 'engine.missing',
-        what: `${destination.name} has no usable ${wanted}.`,
-        why: theirs?.problem ?? 'Its agent has no driver for it.',
-        mend: theirs?.mend ?? `Choose another engine: ${usable(destination)}.`,
-      },
-    ];
-  }
-  if (options.approach === 'service-level') return [serviceLevel(name)];
-  if (options.approach === 'container-level') return [notInCapsule(name)];
-  return wanted === engine ? [] : [unlike(name, engine, wanted, destination.name)];
-}
-
-function usable({ engines }: Way['destination']): string {
-  const names = engines.filter((each) => each.available).map((each) => each.engine);
-  return names.length === 0 ? 'it has none' : names.join(', ');
-}
-
-function unlike(name: string, engine: string, wanted: string, destination: string): Finding {
-  return {
-    severity: 'error',
-    id: 'approach.orchestrator-level',
-    what: `${name} is a container of ${engine}: orchestrator-level, it cannot become one of ${wanted} at ${destination}.`,
-    why: 'An engine must have made what it shall manage, and what one of them knows of a container is not what another knows.',
-    mend: `Choose --engine ${engine}, or run it in a capsule (ums capsule wrap), whose service moves between unlike engines.`,
-  };
+export function wayFindings(
+  { name }: Pick<Specification, 'name'>,
+  { approach }: Pick<MigrateOptions, 'approach'>,
+): Finding[] {
+  if (approach === 'service-level') return [serviceLevel(name)];
+  return approach === 'container-level' ? [notInCapsule(name)] : [];
 }
 
 function notInCapsule(name: string): Finding {

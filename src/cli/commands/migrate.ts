@@ -23,7 +23,6 @@ interface ServiceOptions {
   sharedVolume?: string[];
   technique: string;
   approach: string;
-  engine?: string;
   maxDowntime?: number;
   maxRounds?: number;
   onStall?: string;
@@ -63,7 +62,6 @@ function withServiceOptions(command: Command): Command {
         .choices(['auto', ...approachSchema.options])
         .default('auto'),
     )
-    .option('--engine <name>', 'the engine that shall run it there (default: the same as here)')
     .option('--max-downtime <duration>', 'downtime that rounds of copying try to get below (default: 300ms)', duration)
     .option('--max-rounds <n>', 'rounds of copying while it runs, at most (default: 30)', count)
     .addOption(
@@ -88,7 +86,6 @@ function request(service: string, flags: ServiceOptions & { to: string }) {
     sharedVolumes: flags.sharedVolume ?? [],
     technique: flags.technique,
     approach: flags.approach,
-    ...(flags.engine === undefined ? {} : { engine: flags.engine }),
     ...(flags.maxDowntime === undefined ? {} : { maxDowntime_ms: flags.maxDowntime }),
     ...(flags.maxRounds === undefined ? {} : { maxRounds: flags.maxRounds }),
     ...(flags.onStall === undefined ? {} : { onStall: flags.onStall }),
@@ -148,9 +145,14 @@ export function renderCheck(cli: Cli, result: CheckResult): string {
   const sizes = `${formatBytes(result.state_bytes)} of memory, ${formatBytes(result.file_bytes)} of files`;
   const why = wrap(result.why, width).map((line) => `  ${line}`);
   const table = result.techniques.length === 0 ? [] : ['', renderTechniques(result, width)];
-  return [`${verdict}.`, `  ${result.technique}, ${result.approach}; ${sizes}`, ...why, ...table, ...findings, ''].join(
-    '\n',
-  );
+  return [
+    `${verdict}.`,
+    `  ${result.technique ?? 'technique chosen later'}, ${result.approach}; ${sizes}`,
+    ...why,
+    ...table,
+    ...findings,
+    '',
+  ].join('\n');
 }
 
 function predicted(value: number | null): string {

@@ -5,6 +5,7 @@ import { toUmsError, UmsError } from '#src/telemetry/errors.ts';
 import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
+import { abortingNested, isNested } from '../nested/source.ts';
 import type { SourceStep } from './steps.ts';
 import { tellPeer } from './tell-peer.ts';
 
@@ -14,6 +15,7 @@ import { tellPeer } from './tell-peer.ts';
  */
 export const aborting: SourceStep = {
   async run(context, row, _signal, memory) {
+    if (isNested(row)) return await abortingNested(context, row);
     await memory.moving?.close();
     memory.moving = undefined;
     await bringBack(context, row);

@@ -3,6 +3,7 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import type { SagaContext } from '../context.ts';
 import { looksOf, predictionOf } from '../forecast.ts';
 import type { Row } from '../journal.ts';
+import { checkingNested, isNested } from '../nested/source.ts';
 import { askedFor, chosenFor, makePlan } from '../plan.ts';
 import { findService, type Forecast, movingTrees, type Preflight, preflight } from '../preflight.ts';
 import type { Technique } from '../schema.ts';
@@ -12,6 +13,7 @@ import type { SourceStep } from './steps.ts';
 /** Pre-flight: everything that can be known without touching the service. An error finding ends the migration here. */
 export const checking: SourceStep = {
   async run(context, row, signal, memory) {
+    if (isNested(row)) return await checkingNested(context, row, signal);
     const result = await (memory.early?.result(signal) ?? lookAgain(context, row, signal));
     for (const finding of result.findings) {
       if (finding.severity !== 'info') context.journal.emit(row.id, { event: 'finding', finding });

@@ -4,6 +4,7 @@ import { allOf } from '../all-of.ts';
 import { whatItTaught } from '../forecast.ts';
 import { specificationOf } from '../context.ts';
 import { answerSchema } from '../messages.ts';
+import { isNested, removingNested } from '../nested/source.ts';
 import { volumesOf } from '../shared-storage.ts';
 import { untilAnswered } from './until-answered.ts';
 import type { SourceStep } from './steps.ts';
@@ -11,6 +12,7 @@ import type { SourceStep } from './steps.ts';
 /** The destination has confirmed a healthy running service, so the source's copy goes; or stays, stopped, if asked to. */
 export const removing: SourceStep = {
   async run(context, row, signal, memory) {
+    if (isNested(row)) return await removingNested(context, row);
     const driver = context.driver(row.engine);
     const { moved, shared } = volumesOf(specificationOf(row));
     const removed = row.options.keepSourceStopped

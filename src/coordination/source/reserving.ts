@@ -5,6 +5,7 @@ import { allOf } from '../all-of.ts';
 import { progressReporter, type SagaContext, specificationOf, treesOf } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
+import { isNested, reservingNested } from '../nested/source.ts';
 import { hasRounds, planOf } from '../plan.ts';
 import { MovingMemory } from './moving-memory.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
@@ -18,6 +19,7 @@ const CREATE_TIMEOUT_MS = 120_000;
  */
 export const reserving: SourceStep = {
   async run(context, row, signal, memory) {
+    if (isNested(row)) return await reservingNested(context, row, signal);
     const specification = specificationOf(row);
     const sizes = sizesSchema.parse(row.data['sizes']);
     const { needsImage, layers } = await context.peers.request(row.destination, {

@@ -4,6 +4,7 @@ import type { SagaContext } from '../context.ts';
 import type { EarlyPreflight } from '../early-preflight.ts';
 import type { Row } from '../journal.ts';
 import { FINAL_STATES, type SourceState, isSourceState } from '../states.ts';
+import { nested } from '../nested/source.ts';
 import { aborting } from './aborting.ts';
 import { checking } from './checking.ts';
 import { committed } from './committed.ts';
@@ -35,6 +36,7 @@ const STEPS: Record<ActiveState, SourceStep> = {
   committed,
   redirecting,
   filling,
+  nested,
   removing,
   aborting,
 };
@@ -50,6 +52,9 @@ const CANCELLABLE: readonly SourceState[] = [
   'dumping',
   'restoring',
 ];
+
+/** In these states a cancellation is for others to answer, who are told of it: the destination, or a capsule's own agent. */
+const PASSED_ON: readonly SourceState[] = ['committing', 'nested'];
 
 /** In these states a failure means going back; `committed` still may, because no client has been served elsewhere. */
 const MAY_GO_BACK: readonly SourceState[] = [...CANCELLABLE, 'committing', 'committed'];
@@ -90,7 +95,7 @@ export class SourceSaga {
   cancel(id: string): Row {
     const row = this.#context.journal.get(id);
     if (row.role !== 'source') throw notHere(row);
-    if (!isSourceState(row.state) || !(CANCELLABLE.includes(row.state) || row.state === 'committing')) {
+    if (!isSourceState(row.state) || !(CANCELLABLE.includes(row.state) || PASSED_ON.includes(row.state))) {
       throw new UmsFailure('UMS_E_MIGRATION_STATE', {
         message: `Migration ${id} is ${row.state}: it cannot be cancelled any more.`,
         fault: 'user',

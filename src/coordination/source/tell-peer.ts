@@ -1,6 +1,7 @@
 import { toUmsError } from '#src/telemetry/errors.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
+import { isNested, tellReceiver } from '../nested/source.ts';
 import { answerSchema, surrenderRequestSchema } from '../messages.ts';
 
 const ANSWER_TIMEOUT_MS = 5000;
@@ -11,6 +12,7 @@ const ANSWER_TIMEOUT_MS = 5000;
  * has dropped its copy will do.
  */
 export async function tellPeer(context: SagaContext, row: Row): Promise<boolean> {
+  if (isNested(row)) return await tellReceiver(context, row);
   const overruled = row.data['operator'] === 'thaw-source';
   try {
     const { state } = await context.peers.request(row.destination, {

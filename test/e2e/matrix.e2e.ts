@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { describe, it } from 'node:test';
+import { z } from 'zod';
+import { run } from '#src/telemetry/exec.ts';
+
+/** One pair of the matrix, with a cell that ums must refuse and one in which it must move the service. */
+const root = resolve(import.meta.dirname, '../..');
+const TEST_LIMIT_MS = 300_000;
+
+const resultSchema = z.object({
+  event: z.literal('result'),
+  status: z.literal('done'),
+  cells: z.array(
+    z.object({
+      cell: z.object({ from: z.string(), to: z.string(), approach: z.string(), technique: z.string() }),
+      outcome: z.string(),
+      code: z.string().nullable(),
+      reason: z.string().nullable(),
+      downtime_ms: z.number().nullable(),
+      total_ms: z.number(),
+      problems: z.array(z.string()),
+    }),
+  ),
+});
+
+void describe('ums bench matrix', { timeout: TEST_LIMIT_MS }, () => {
+  void it('moves a service between Podman and Docker in capsules, and tells why it cannot without', async () => {
+    const out = await mkdtemp(join(tmpdir(), 'ums-matrix-'));
+    try {
+      const pair = ['--from', 'podman', '--to', 'docker', '--technique', 'hybrid'];
+      const approaches = ['--approach', 'orchestrator-level,container-level'];
+      const args = ['bench', 'matrix', ...pair, ...approaches, '--json', '--out', out];
+      const { stdout } = await run(resolve(root, 'ums'), args, { timeout_ms: TEST_LIMIT_MS });
+      const { cells } = resultSchema.parse(JSON.parse(stdout.trim().split('\n').at(-1) ?? ''));
+      assert.deepEqual(
+        cells.map(({ cell, outcome, code, problems }) => [cell.approach, outcome, code, problems]),
+        [
+          ['orchestrator-level', 'refused', 'UMS_E_SPECIFICATION', []],
+          ['container-level', 'migrated', null, []],
+        ],
+      );
+      const [refused, moved] = cells;
+      assert.match(refused?.reason ?? '', /cannot make one of docker/);
+      assert.ok((moved?.downtime_ms ?? 0) > 0 && (moved?.downtime_ms ?? 0) < (moved?.total_ms ?? 0));
+    } finally {
+      await rm(out, { recursive: true, force: true });
+    }
+  });
+});
