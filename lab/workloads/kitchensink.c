@@ -5,7 +5,7 @@
 //
 //   kitchensink [run] [--dir /data] [--mib 16] [--port 7777] [--bind 127.0.0.1]
 //                     [--watch DIR] [--uid 0] [--tcp]
-//                     [--periodic-timerfd]
+//                     [--periodic-timerfd] [--no-sysv]
 //   kitchensink verify [--dir /data] [--interval-ms 300]
 //   kitchensink status [--dir /data]
 //
@@ -107,8 +107,8 @@ struct shared {
 static struct {
   const char *dir, *bind, *watch;
   unsigned mib, port, interval_ms, uid;
-  int tcp, periodic_timerfd;
-} options = {"/data", "127.0.0.1", "/dev/shm/kitchensink.watch", 16, 7777, 300, 0, 0, 0};
+  int tcp, periodic_timerfd, no_sysv;
+} options = {"/data", "127.0.0.1", "/dev/shm/kitchensink.watch", 16, 7777, 300, 0, 0, 0, 0};
 
 static struct shared *shared;
 static enum role role = MAIN;
@@ -759,15 +759,17 @@ static void remove_ipc(void) {
 static void open_ipc(void) {
   unsigned short start[2] = {1, 0};
   remove_ipc();  // What an earlier run left behind in the same namespace.
-  sysv_segment = must(shmget(SHM_KEY, sizeof(struct exchange), IPC_CREAT | IPC_EXCL | 0600), "shmget");
-  regions[R_SYSV] = shmat(sysv_segment, NULL, 0);
+  if (!options.no_sysv) {
+    sysv_segment = must(shmget(SHM_KEY, sizeof(struct exchange), IPC_CREAT | IPC_EXCL | 0600), "shmget");
+    regions[R_SYSV] = shmat(sysv_segment, NULL, 0);
+    sysv_semaphores = must(semget(SEM_KEY, 2, IPC_CREAT | IPC_EXCL | 0600), "semget");
+    must(semctl(sysv_semaphores, 0, SETALL, start), "semctl");
+  }
   int fd = must(shm_open(shm_name, O_CREAT | O_EXCL | O_RDWR, 0600), "shm_open");
   must(ftruncate(fd, sizeof(struct exchange)), "ftruncate");
   regions[R_POSIX] = mmap(NULL, sizeof(struct exchange), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   regions[R_ANON] = &shared->anon;
   if (regions[R_SYSV] == (void *)-1 || regions[R_POSIX] == MAP_FAILED) fatal("shared memory");
-  sysv_semaphores = must(semget(SEM_KEY, 2, IPC_CREAT | IPC_EXCL | 0600), "semget");
-  must(semctl(sysv_semaphores, 0, SETALL, start), "semctl");
   must(sem_init(&shared->turn[0], 1, 1), "sem_init");
   must(sem_init(&shared->turn[1], 1, 0), "sem_init");
   offset_fd = must(open(at("offset"), O_CREAT | O_RDWR | O_CLOEXEC, 0600), "offset");
@@ -798,7 +800,8 @@ static void exchange_once(enum region r) {
 
 static void step_exchange(void) {
   struct shmid_ds segment;
-  for (int r = 0; r < REGIONS; r++) exchange_once(r);
+  for (int r = options.no_sysv ? R_POSIX : R_SYSV; r < REGIONS; r++) exchange_once(r);
+  if (options.no_sysv) return;
   CHECK(C_SHM_SYSV, shmctl(sysv_segment, IPC_STAT, &segment) == 0, "IPC_STAT: %s", strerror(errno));
   CHECK(C_SHM_SYSV, segment.shm_perm.__key == SHM_KEY && segment.shm_nattch >= 2, "key %x, %lu attached", segment.shm_perm.__key, segment.shm_nattch);
 }
@@ -809,16 +812,21 @@ static void count_turn(counter_t *turns, int side, enum component c) {
   advance(c);
 }
 
-static void step_semaphores(void) {
-  int side = role == SHARED ? 0 : 1;
+static void step_sysv_semaphores(int side) {
   unsigned short values[2];
   struct sembuf take = {side, -1, 0}, give = {1 - side, 1, 0};
-  struct timespec limit = {0, 50000000}, until;
+  struct timespec limit = {0, 50000000};
   CHECK(C_SEM_SYSV, semctl(sysv_semaphores, 0, GETALL, values) == 0 && values[0] + values[1] <= 1, "values %d, %d", values[0], values[1]);
   if (semtimedop(sysv_semaphores, &take, 1, &limit) == 0) {
     count_turn(&shared->sysv_turns, side, C_SEM_SYSV);
     CHECK(C_SEM_SYSV, semop(sysv_semaphores, &give, 1) == 0, "semop: %s", strerror(errno));
   } else CHECK(C_SEM_SYSV, nothing_now(), "semtimedop: %s", strerror(errno));
+}
+
+static void step_semaphores(void) {
+  int side = role == SHARED ? 0 : 1;
+  struct timespec until;
+  if (!options.no_sysv) step_sysv_semaphores(side);
   clock_gettime(CLOCK_REALTIME, &until);
   until.tv_nsec += 50000000;
   if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
@@ -1175,7 +1183,10 @@ static void spawn(enum role child) {
 static volatile sig_atomic_t asked_to_stop;
 static void on_stop(int number) { asked_to_stop = number; }
 
-static int is_active(int c) { return c != C_TCP || options.tcp; }
+static int is_active(int c) {
+  if (options.no_sysv && (c == C_SHM_SYSV || c == C_SEM_SYSV)) return 0;
+  return c != C_TCP || options.tcp;
+}
 
 static void write_status(void) {
   static char text[8192];
@@ -1321,6 +1332,7 @@ static int verify(void) {
   for (int c = 0; c < C_TOTAL; c++) {
     const char *key = component_name(c, name, sizeof name);
     if (c == C_TCP && !strstr(after, "\"tcp_stream\"")) continue;
+    if ((c == C_SHM_SYSV || c == C_SEM_SYSV) && !strstr(after, "_sysv\"")) continue;
     if (number_after(after, key) <= number_after(before, key))
       n += snprintf(stalled + n, sizeof stalled - n, "%s\"%s\"", n ? "," : "", key);
   }
@@ -1349,6 +1361,7 @@ int main(int argc, char **argv) {
     const char *option = argv[i];
     if (strcmp(option, "--tcp") == 0) options.tcp = 1;
     else if (strcmp(option, "--periodic-timerfd") == 0) options.periodic_timerfd = 1;
+    else if (strcmp(option, "--no-sysv") == 0) options.no_sysv = 1;
     else if (i + 1 == argc) option = "?";
     else if (strcmp(option, "--dir") == 0) options.dir = argv[++i];
     else if (strcmp(option, "--bind") == 0) options.bind = argv[++i];

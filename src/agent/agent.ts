@@ -61,7 +61,7 @@ export class Agent {
     await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
     await mkdir(join(config.runDir, 'api'), { recursive: true, mode: 0o755 });
     const database = new DatabaseSync(join(config.stateDir, 'ums.db'));
-    const stagingRoot = await prepareStaging(config.runDir);
+    const stagingRoot = await prepareStaging(config.runDir, config.stagingDir);
     const trust = await Trust.open({
       directory: join(config.stateDir, 'trust'),
       db: database,

@@ -11,6 +11,8 @@ export interface AgentConfig {
   listenAddress?: string;
   stateDir: string;
   runDir: string;
+  /** Checkpoints go here, instead of into a file system in memory that the agent mounts. */
+  stagingDir?: string;
   logLevel: string;
   /** Milliseconds of silence after which a peer counts as gone. */
   peerTimeout_ms: number;
@@ -73,6 +75,7 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     )
     .option('--state-dir <dir>', 'journal and keys', process.env['UMS_STATE_DIR'] ?? '/var/lib/ums')
     .option('--run-dir <dir>', 'socket and staging', process.env['UMS_RUN_DIR'] ?? '/run/ums')
+    .option('--staging-dir <dir>', 'directory for checkpoints (default: a file system in memory of its own)')
     .option('--peer-timeout <ms>', 'silence after which a peer counts as gone', milliseconds, 15_000)
     .option('--page-cache <MiB>', 'memory of a service kept on disk when it leaves; 0 for none', mebibytes, 4096)
     .option('--bundle-output <file>', 'where the output of runc bundles goes (default: a file in each bundle)')

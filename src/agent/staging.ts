@@ -7,7 +7,12 @@ import { run } from '#src/telemetry/exec.ts';
  * Checkpoints are staged in memory, in a tmpfs of their own with a size of its own: /run is often too small for them.
  * It stays mounted when the agent stops, because a restored service may still need it after a restart of the agent.
  */
-export async function prepareStaging(runDir: string): Promise<string> {
+export async function prepareStaging(runDir: string, given?: string): Promise<string> {
+  if (given !== undefined) {
+    // Who may not mount anything says where there is room.
+    await mkdir(given, { recursive: true, mode: 0o700 });
+    return given;
+  }
   const path = join(runDir, 'staging');
   await mkdir(path, { recursive: true, mode: 0o700 });
   const mounts = await readFile('/proc/self/mountinfo', 'utf8');

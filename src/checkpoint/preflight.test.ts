@@ -17,6 +17,7 @@ const view: ProcessView = {
   refusedSockets: new Map(),
   namespaces: { pid: 'pid:[1]', user: 'user:[1]', net: 'net:[2]' },
   firstNamespaces: { pid: 'pid:[1]', user: 'user:[1]', net: 'net:[1]' },
+  sharesIpc: false,
   mayReadLimits: true,
 };
 const ids = (part: Partial<ProcessView>) =>
@@ -46,6 +47,11 @@ describe('what CRIU refuses, seen from outside', () => {
     expect(ids({ namespaces: { ...view.namespaces, pid: 'pid:[9]' } })).toEqual(['error process.namespace']);
     expect(ids({ status: 'Uid:\t1000\t1000\t1000\t1000\n', mayReadLimits: false })).toEqual(['error criu.capability']);
     expect(ids({ status: 'Uid:\t1000\t1000\t1000\t1000\n' })).toEqual([]);
+  });
+  it('is System V shared memory of a namespace that is not dumped', () => {
+    const maps = '7f00-7f01 rw-s 00000000 00:01 5 /SYSV6b736d31 (deleted)';
+    expect(ids({ maps })).toEqual([]);
+    expect(ids({ maps, sharesIpc: true })).toEqual(['error mapping.sysv']);
   });
 });
 

@@ -54,6 +54,8 @@ export interface ProcessView {
   refusedSockets: ReadonlyMap<string, string>;
   /** `mnt:[…]` and so on of the service's first process and of this one. */
   namespaces: Record<string, string>;
+  /** Its System V objects are those of a namespace that CRIU is in itself, and does not dump. */
+  sharesIpc: boolean;
   /** CRIU has CAP_SYS_RESOURCE here, as root usually does. */
   mayReadLimits: boolean;
   firstNamespaces: Record<string, string>;
@@ -83,6 +85,7 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
   const [first] = pids;
   if (first === undefined) return [];
   const firstNamespaces = await namespacesOf(first);
+  const own = await namespacesOf(process.pid);
   const mayReadLimits = hasCapability(await readFile('/proc/self/status', 'utf8'), CAP_SYS_RESOURCE);
   for (const pid of pids) {
     const namespaces = await namespacesOf(pid);
@@ -100,6 +103,7 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
       knownSockets: table.known,
       refusedSockets: table.refused,
       namespaces,
+      sharesIpc: namespaces['ipc'] !== undefined && namespaces['ipc'] === own['ipc'],
       mayReadLimits,
       firstNamespaces,
     };
@@ -230,6 +234,16 @@ function unknownSocket(pid: number): Finding {
 function judgeMappings(view: ProcessView): Finding[] {
   const findings: Finding[] = [];
   for (const line of view.maps.split('\n')) {
+    if (view.sharesIpc && /\s\/SYSV[0-9a-f]{8}/.test(line)) {
+      findings.push(
+        refusal(
+          'mapping.sysv',
+          view.pid,
+          'System V shared memory outside of a namespace of its own',
+          'Have the program use POSIX or anonymous shared memory, or move its container by its engine.',
+        ),
+      );
+    }
     if (line.includes('anon_inode:[io_uring]')) {
       findings.push(refusal('descriptor.unsupported', view.pid, 'io_uring', 'Configure the program not to use it.'));
     }

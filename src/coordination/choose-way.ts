@@ -1,3 +1,4 @@
+import { approachOf } from './approach.ts';
 import { APPROACH, capsuleOf } from './nested/source.ts';
 import type { Found } from './preflight.ts';
 import type { MigrateOptions } from './schema.ts';
@@ -22,6 +23,9 @@ export function wayOf(found: Found, options: Pick<MigrateOptions, 'approach'>): 
   }
   if (capsule) {
     return { nested: true, why: `${APPROACH}, because ${name} is a capsule: the agents within move its service.` };
+  }
+  if (approachOf(engine) === 'service-level') {
+    return { nested: false, why: `service-level, because ${name} is asked for in its own container.` };
   }
   return { nested: false, why: `orchestrator-level, because ${name} is an ordinary container of ${engine}.` };
 }

@@ -39,7 +39,14 @@ export function specificationOf(row: Row): Specification {
   return specificationSchema.parse(JSON.parse(row.specification));
 }
 
-const treesSchema = z.array(z.object({ id: z.string(), path: z.string(), kind: z.enum(['plain', 'overlay-upper']) }));
+const treesSchema = z.array(
+  z.object({
+    id: z.string(),
+    path: z.string(),
+    kind: z.enum(['plain', 'overlay-upper']),
+    confined: z.boolean().default(true),
+  }),
+);
 
 /** The directories that move with the service, as they lie on this side. */
 export function treesOf(row: Row): Tree[] {

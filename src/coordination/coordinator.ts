@@ -1,4 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
+import { approachOf } from './approach.ts';
 import { bootMark } from './boot.ts';
 import type { SagaContext } from './context.ts';
 import { EarlyPreflight } from './early-preflight.ts';
@@ -45,7 +46,7 @@ export class Coordinator {
       source: this.#context.systemName,
       destination: to,
       technique: plan.technique,
-      approach: 'orchestrator-level',
+      approach: approachOf(result.description.specification.engine),
       feasible: !blocked,
       findings: result.findings,
       state_bytes: result.sizes.state_bytes,

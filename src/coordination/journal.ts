@@ -4,6 +4,7 @@ import type { DatabaseSync, SQLOutputValue } from 'node:sqlite';
 import { z } from 'zod';
 import { engineSchema } from '#src/drivers/specification.ts';
 import { type ErrorReport, errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
+import { approachOf } from './approach.ts';
 import {
   approachSchema,
   memoryReportSchema,
@@ -460,7 +461,7 @@ export class Journal {
       source: row.source,
       destination: row.destination,
       technique: techniqueOf(row),
-      approach: approachSchema.safeParse(row.data['approach']).data ?? 'orchestrator-level',
+      approach: approachSchema.safeParse(row.data['approach']).data ?? approachOf(row.engine),
       started_at: row.started_at,
       ended_at: row.ended_at,
       downtime_ms: row.downtime_ms,

@@ -2,7 +2,7 @@ import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
 import { checkProcesses } from '#src/checkpoint/preflight.ts';
-import type { Driver, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
+import type { Driver, EngineFingerprint, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
 import type { Specification } from '#src/drivers/specification.ts';
 import { translate } from '#src/drivers/translation.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
@@ -77,6 +77,8 @@ export async function findFirst(
   const name = colon > 0 ? reference.slice(colon + 1) : reference;
   const engines = await context.engines();
   const asked = engines.filter(({ available, engine }) => available && (wanted === undefined || engine === wanted));
+  const lacking = engines.filter(({ engine }) => wanted === undefined || engine === wanted);
+  if (asked.length === 0 && lacking.length > 0) throw noEngine(context, lacking);
   const answers = asked.map(({ engine }) => tryDescribe(context.driver(engine), name));
   const all = Promise.all(answers).then((each) => each.filter((answer) => answer !== undefined));
   const only = all.then(([one, another]) => {
@@ -93,6 +95,17 @@ export async function findFirst(
     fault: 'user',
     state: 'Nothing was changed.',
     mend: 'List the services with: ums ls',
+  });
+}
+
+/** None of the engines that could know it can be used: why, is what helps. */
+function noEngine(context: SagaContext, lacking: readonly EngineFingerprint[]): UmsError {
+  const why = lacking.map(({ engine, problem }) => `${engine}: ${problem ?? 'it does not answer'}`);
+  return new UmsError('UMS_E_PREREQUISITE', {
+    message: `No engine can be used on ${context.systemName} (${why.join('; ')}).`,
+    fault: 'user',
+    state: 'Nothing was changed.',
+    mend: lacking.find(({ mend }) => mend !== undefined)?.mend ?? 'See what is missing with: ums doctor',
   });
 }
 
@@ -231,7 +244,7 @@ export async function preflight(
     signal,
   });
   findings.push(...theirs.findings);
-  const notLazy = whyNotLazy(fingerprint, hello.fingerprint);
+  const notLazy = driver.whyNotLazy ?? whyNotLazy(fingerprint, hello.fingerprint);
   const rtt_ms = await context.peers.ping(destination);
   const forecasting = async (): Promise<Forecast> => {
     const inputs: ForecastInputs = {

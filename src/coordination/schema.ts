@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { MAX_DOWNTIME_MS, MAX_ROUNDS, onStallSchema, type Technique, techniqueSchema } from '#src/decision/index.ts';
-import { engineSchema } from '#src/drivers/specification.ts';
+import { hostEngineSchema } from '#src/drivers/specification.ts';
 import { errorReportSchema } from '#src/telemetry/errors.ts';
 import { DESTINATION_STATES, SOURCE_STATES } from './states.ts';
 
@@ -35,7 +35,7 @@ export const migrateOptionsSchema = z.object({
   /** Bytes a second that memory may take of the link; 0 is no limit. */
   rateLimit_bytes_s: z.int().min(0).max(1e12).default(0),
   /** The engine that shall have it at the destination, when it is another one. */
-  engine: engineSchema.optional(),
+  engine: hostEngineSchema.optional(),
 });
 export type MigrateOptions = z.infer<typeof migrateOptionsSchema>;
 

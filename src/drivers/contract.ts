@@ -48,7 +48,8 @@ export interface ServiceSummary {
 /** A directory that moves with the service. `id` pairs the source's with the destination's. */
 export interface Tree {
   /**
-   * 'rootfs' (all of a bundle's root), 'upper' (an overlay's writable layer), 'shm', 'volume:NAME' or 'bind:/path'.
+   * 'rootfs' (all of a bundle's root), 'upper' (an overlay's writable layer), 'shm', 'volume:NAME', 'bind:/path', or
+   * 'files:/path' (a directory of the container, seen from within).
    * At the source every bound directory is listed; it travels only where its mount's `transfer` is 'copy', and the
    * destination's list has it only then.
    */
@@ -57,6 +58,8 @@ export interface Tree {
   path: string;
   /** overlay-upper: carries whiteouts and overlay attributes that must be kept as they are. */
   kind: 'plain' | 'overlay-upper';
+  /** False where the agent lives in the service's own container, which confines both already; true otherwise. */
+  confined?: boolean;
 }
 
 /** What the driver knows of a service here. `handle` is opaque to everyone else, versioned JSON text, and survives restarts. */
@@ -139,6 +142,8 @@ export interface RemoveOptions {
 
 export interface Driver {
   readonly engine: EngineName;
+  /** Why the memory of its services can travel only as CRIU's images, whatever their hosts can; undefined where it need not. */
+  readonly whyNotLazy?: string;
   fingerprint(): Promise<EngineFingerprint>;
   list(): Promise<ServiceSummary[]>;
   /** `reference` is a name, an id or an id's unambiguous beginning. Throws UMS_E_SERVICE_UNKNOWN / _AMBIGUOUS. */

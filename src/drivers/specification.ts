@@ -98,7 +98,9 @@ export const healthCheckSchema = z.object({
   onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
-export const engineSchema = z.enum(['runc', 'podman', 'docker', 'containerd', 'kubernetes']);
+export const engineSchema = z.enum(['runc', 'podman', 'docker', 'containerd', 'kubernetes', 'init']);
+/** Those of hosts, which a person can ask for. */
+export const hostEngineSchema = engineSchema.exclude(['init']);
 
 /** A message of containerd's that is taken along as it is. */
 const opaqueSchema = z.object({ type: shortText, base64: z.string().max(1024 * 1024) });

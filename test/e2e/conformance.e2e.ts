@@ -376,7 +376,7 @@ const SIDES = {
   docker: DockerSide,
   containerd: ContainerdSide,
   runc: RuncSide,
-} satisfies Record<Exclude<EngineName, 'kubernetes'>, unknown>;
+} satisfies Record<Exclude<EngineName, 'kubernetes' | 'init'>, unknown>;
 
 for (const engine of ['podman', 'docker', 'containerd', 'runc'] as const) {
   void describe(`driver ${engine}`, { timeout: TEST_LIMIT_MS * 3 }, () => {

@@ -9,6 +9,7 @@ import { buildCapsule } from '#src/approaches/container-level/build.ts';
 import { CAPSULE_IMAGE } from '#src/approaches/container-level/layout.ts';
 import type { Runner } from '../command.ts';
 import { formatBytes } from '../format.ts';
+import { addMigratable } from './image-migratable.ts';
 import { CHECKOUT } from './misc.ts';
 
 const HELP = `
@@ -44,6 +45,7 @@ export function addImage(program: Command, runner: Runner): void {
     );
     return 0;
   });
+  addMigratable(build, runner);
 }
 
 /** Where a person without root may write nothing, it is their own cache. */

@@ -6,7 +6,7 @@ import {
   type CheckResult,
   type TechniqueRow,
 } from '#src/coordination/schema.ts';
-import { engineSchema } from '#src/drivers/specification.ts';
+import { hostEngineSchema } from '#src/drivers/specification.ts';
 import { toUmsError, type UmsError } from '#src/telemetry/errors.ts';
 import type { AgentClient } from '../client.ts';
 import { type Cli, type Runner, withSuggestions, usage } from '../command.ts';
@@ -74,7 +74,7 @@ function withServiceOptions(command: Command): Command {
     .option('--rate-limit <rate>', 'of the link that its memory may take, like 50MB/s', rate)
     .addOption(
       new Option('--engine <name>', 'the engine that shall have it there, when it is another one').choices(
-        engineSchema.options,
+        hostEngineSchema.options,
       ),
     );
 }

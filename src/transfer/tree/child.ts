@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { programsEnvironment } from '#src/telemetry/programs.ts';
 import type { Readable, Writable } from 'node:stream';
 
 /** Lines of a child's standard error: the first ones are kept word for word, all are counted and judged. */
@@ -31,7 +32,7 @@ export class StreamingChild {
   ) {
     const child = spawn(command, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
-      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', TZ: 'UTC' },
+      env: { ...programsEnvironment(), LC_ALL: 'C', TZ: 'UTC' },
     });
     this.#child = child;
     this.#input = child.stdin;

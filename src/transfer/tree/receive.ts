@@ -46,8 +46,8 @@ export class TreeReceiver {
   /** Starts the programs that the next pass may need, so that it does not wait for them. */
   async prepare(): Promise<void> {
     await this.#check();
-    this.#extract ??= confine(this.#tree.path, 'extract', unpackingArguments());
-    this.#applier ??= startApplier(this.#tree.path);
+    this.#extract ??= confine(this.#tree, 'extract', unpackingArguments());
+    this.#applier ??= startApplier(this.#tree);
     await this.#applier.done();
   }
 
@@ -77,7 +77,8 @@ export class TreeReceiver {
   }
 
   async #check(): Promise<void> {
-    if (!this.#isChecked) await refuseSystemDirectory(this.#tree.path);
+    // All of a container is the service's, which names directories of it as it likes.
+    if (!this.#isChecked && this.#tree.confined !== false) await refuseSystemDirectory(this.#tree.path);
     this.#isChecked = true;
   }
 
@@ -89,17 +90,17 @@ export class TreeReceiver {
   }
 
   async #receive(reader: ByteReader, options: ReceiveOptions): Promise<ReceiveResult> {
-    const { path } = this.#tree;
+    const tree = this.#tree;
     const head = await readHead(reader);
     checkHead(head, this.#tree, options.limits.entries);
-    if (head.full) await emptyTree(path, options.signal);
+    if (head.full) await emptyTree(tree, options.signal);
     const needsApplier = head.deletions + head.directories + head.patches > 0;
-    const applier = needsApplier ? (this.#applier ??= startApplier(path)) : undefined;
+    const applier = needsApplier ? (this.#applier ??= startApplier(tree)) : undefined;
     if (applier !== undefined && head.deletions > 0) await removePaths(applier, readDeletions(reader, head));
     const key = randomBytes(6).toString('hex');
     for await (const socket of readSockets(reader, head)) {
       options.signal?.throwIfAborted();
-      await makeSocket(path, socket, key);
+      await makeSocket(tree.path, socket, key);
     }
     const directories: Buffer[] = [];
     while (directories.length < head.directories) directories.push((await readPatchHead(reader, true)).bytes);
@@ -117,7 +118,7 @@ export class TreeReceiver {
       if ((await reader.next()) !== undefined) throw malformed('goes on after its end');
       return 0;
     }
-    const child = this.#extract ?? confine(this.#tree.path, 'extract', unpackingArguments());
+    const child = this.#extract ?? confine(this.#tree, 'extract', unpackingArguments());
     this.#extract = undefined;
     return await extract(child, reader, head, options);
   }
@@ -194,17 +195,31 @@ function checkHead(head: Head, tree: TreeLocation, limit: number): void {
   if (total > limit) throw malformed(`announces ${total} entries, more than the ${limit} agreed on`);
 }
 
-function confine(target: string, step: string, args: readonly string[], signal?: AbortSignal): StreamingChild {
+type Step = 'empty' | 'apply' | 'extract';
+
+function confine(tree: TreeLocation, step: Step, args: readonly string[], signal?: AbortSignal): StreamingChild {
   signal?.throwIfAborted();
+  if (tree.confined === false) return startHere(tree.path, step, args, signal);
   const namespaces = ['--mount', '--propagation=private', '--net', '--ipc', '--pid', '--fork', '--kill-child=KILL'];
-  return new StreamingChild('unshare', [...namespaces, 'sh', SCRIPT, target, step, ...args], {
+  return new StreamingChild('unshare', [...namespaces, 'sh', SCRIPT, tree.path, step, ...args], {
     signal,
     isHarmless: isSummary,
   });
 }
 
-function startApplier(target: string): Applier {
-  return new Applier(confine(target, 'apply', [APPLY_PROGRAM]));
+/** The same steps without namespaces, in a container that holds nothing but the service and what moves it. */
+function startHere(target: string, step: Step, args: readonly string[], signal?: AbortSignal): StreamingChild {
+  const commands = {
+    empty: ['find', target, '-xdev', '-mindepth', '1', '-depth', '-delete'],
+    apply: ['perl', '-e', `chdir shift or die "$!\n"; ${args[0] ?? ''}`, target],
+    extract: ['tar', '--extract', '--file=-', `--directory=${target}`, ...args],
+  } satisfies Record<Step, readonly string[]>;
+  const [program = '', ...rest] = commands[step];
+  return new StreamingChild(program, rest, { signal, isHarmless: isSummary });
+}
+
+function startApplier(tree: TreeLocation): Applier {
+  return new Applier(confine(tree, 'apply', [APPLY_PROGRAM]));
 }
 
 /** Ends a confined step: reads its (empty) output away, waits, and throws what it complained about. */
@@ -217,8 +232,8 @@ async function finish(child: StreamingChild, what: string, signal: AbortSignal |
   if (failure !== undefined) throw failure;
 }
 
-async function emptyTree(target: string, signal: AbortSignal | undefined): Promise<void> {
-  await finish(confine(target, 'empty', [], signal), 'emptying the directory', signal);
+async function emptyTree(tree: TreeLocation, signal: AbortSignal | undefined): Promise<void> {
+  await finish(confine(tree, 'empty', [], signal), 'emptying the directory', signal);
 }
 
 /** Nothing is removed before the list is complete. */

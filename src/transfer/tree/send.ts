@@ -19,6 +19,8 @@ export interface TreeLocation {
   path: string;
   /** overlay-upper: a writable layer with whiteouts and overlay attributes. */
   kind: 'plain' | 'overlay-upper';
+  /** False: what receives it need not be confined, because everything of this host is the service's container. */
+  confined?: boolean;
 }
 
 export interface SendOptions {
