@@ -180,3 +180,17 @@ export const specificationSchema = z.object({
     .optional(),
 });
 export type Specification = z.infer<typeof specificationSchema>;
+
+/** The network of a service of which its engine says no more than this. */
+export function bareNetwork(mode: Specification['network']['mode'], managesHosts = false): Specification['network'] {
+  return {
+    mode,
+    networks: [],
+    aliases: {},
+    dns: [],
+    dnsSearch: [],
+    dnsOptions: [],
+    extraHosts: [],
+    managesHosts,
+  };
+}

@@ -83,6 +83,13 @@ export class ByteReader {
     else this.#silence.refresh();
   }
 
+  /** As `whenReady`, for who can wait. */
+  ready(): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
+      this.whenReady((error) => (error === undefined ? resolve() : reject(error)));
+    });
+  }
+
   /** The next bytes, at most `limit`; undefined at the end of the source. */
   async upTo(limit: number): Promise<Buffer | undefined> {
     // One pass per wake-up; each either brings bytes, the end or a failure, and the idle limit bounds the wait.
@@ -90,9 +97,7 @@ export class ByteReader {
       const taken = this.atHand(limit);
       if (taken !== undefined) return taken;
       if (this.over()) return undefined;
-      await new Promise<void>((resolve, reject) => {
-        this.whenReady((error) => (error === undefined ? resolve() : reject(error)));
-      });
+      await this.ready();
     }
   }
 

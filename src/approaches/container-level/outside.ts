@@ -1,6 +1,6 @@
-import { lstatSync, readFileSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
-import { isMissing } from '#src/drivers/oci/cgroup.ts';
+import { readIfThere } from '#src/drivers/oci/cgroup.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { capabilitiesOf } from './bundle-config.ts';
 import { INIT } from './layout.ts';
@@ -25,9 +25,9 @@ export interface CapsuleSeen {
 /** What there is to know of a capsule from its first process; undefined when the process is none of a capsule. */
 export function capsuleSeen(pid: number): CapsuleSeen | undefined {
   if (pid <= 0) return undefined;
-  const words = (read(`/proc/${pid}/cmdline`) ?? '').split('\0');
+  const words = (readIfThere(`/proc/${pid}/cmdline`) ?? '').split('\0');
   // A container without this capability cannot be one: nothing that it says of itself is believed.
-  const bounding = /^CapBnd:\s*([0-9a-f]+)$/m.exec(read(`/proc/${pid}/status`) ?? '')?.[1] ?? '0';
+  const bounding = /^CapBnd:\s*([0-9a-f]+)$/m.exec(readIfThere(`/proc/${pid}/status`) ?? '')?.[1] ?? '0';
   const capabilities = capabilitiesOf(bounding);
   if (!words.slice(0, 3).includes(INIT) || !capabilities.has('SYS_ADMIN')) return undefined;
   const after = (option: string): string | undefined => {
@@ -61,14 +61,4 @@ export function socketIn(pid: number): string {
     });
   }
   return path;
-}
-
-function read(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    // It has ended in the meantime.
-    if (isMissing(error) || (error instanceof Error && 'code' in error && error.code === 'ESRCH')) return undefined;
-    throw error;
-  }
 }

@@ -1,5 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
-import type { Image, Mount, Specification } from '../specification.ts';
+import { bareNetwork, type Image, type Mount, type Specification } from '../specification.ts';
 import type { Stdio } from './handle.ts';
 import { specOf } from './hold.ts';
 import { type Any, type Config, configSchema, type Container, type Task } from './schema.ts';
@@ -83,16 +83,7 @@ export function specificationOf(container: Container, image: Image, stdio: Stdio
     mounts: [...bindsOf(config), ...tmpfsOf(config)],
     ports: [],
     exposedPorts: [],
-    network: {
-      mode: own('network') ? 'private' : 'host',
-      networks: [],
-      aliases: {},
-      dns: [],
-      dnsSearch: [],
-      dnsOptions: [],
-      extraHosts: [],
-      managesHosts: false,
-    },
+    network: bareNetwork(own('network') ? 'private' : 'host'),
     restartPolicy: restartPolicyOf(container.labels),
     resources: resourcesOf(config),
     ulimits: process.rlimits.map(({ type, soft, hard }) => ({

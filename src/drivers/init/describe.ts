@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import type { Finding, ServiceState, ServiceSummary, Tree } from '../contract.ts';
-import type { Specification } from '../specification.ts';
+import { bareNetwork, type Specification } from '../specification.ts';
 import { boundOf, groupsOf, lackOf } from './capabilities.ts';
 import { stdioOf } from './criu.ts';
 import { LAYOUT, type Migratable, migratableSchema } from './layout.ts';
@@ -45,16 +45,7 @@ export function specificationOf(image: Migratable, pid: number): Specification {
     annotations: {},
     mounts: [],
     ports: [],
-    network: {
-      mode: 'private',
-      networks: [],
-      aliases: {},
-      dns: [],
-      dnsSearch: [],
-      dnsOptions: [],
-      extraHosts: [],
-      managesHosts: false,
-    },
+    network: bareNetwork('private'),
     restartPolicy: { name: 'no', retries: 0 },
     resources: {},
     ulimits: [],

@@ -1,5 +1,5 @@
 import type { Tree } from '../contract.ts';
-import type { Image, Mount, Specification } from '../specification.ts';
+import { bareNetwork, type Image, type Mount, type Specification } from '../specification.ts';
 import { labelsOf, manifestOf } from './manifest.ts';
 import { type Bundle, emptyDirPath, SHM } from './node.ts';
 import type { Owner } from './owner-told.ts';
@@ -43,16 +43,7 @@ export function specificationOf(pod: Pod, image: Image, owner?: Owner): Specific
         : [{ hostIp: hostIP ?? '', hostPort, containerPort, protocol: protocolOf(protocol) }],
     ),
     exposedPorts: container.ports.map(({ containerPort, protocol }) => `${containerPort}/${protocol.toLowerCase()}`),
-    network: {
-      mode: 'bridge',
-      networks: [],
-      aliases: {},
-      dns: [],
-      dnsSearch: [],
-      dnsOptions: [],
-      extraHosts: [],
-      managesHosts: true,
-    },
+    network: bareNetwork('bridge', true),
     restartPolicy: { name: RESTART[spec.restartPolicy] ?? 'always', retries: 0 },
     resources: {},
     ulimits: [],

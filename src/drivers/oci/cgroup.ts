@@ -17,7 +17,8 @@ export interface Freezer {
   directory: string;
 }
 
-function readIfThere(path: string): string | undefined {
+/** A file of the kernel's; undefined when it, or what it tells of, is gone. */
+export function readIfThere(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {

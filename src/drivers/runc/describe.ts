@@ -1,7 +1,7 @@
 import { isAbsolute, join, resolve } from 'node:path';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { Tree } from '../contract.ts';
-import type { Mount, Specification } from '../specification.ts';
+import { bareNetwork, type Mount, type Specification } from '../specification.ts';
 import { type Config, configSchema } from './schema.ts';
 
 export function parseConfig(text: string, bundle: string): Config {
@@ -74,16 +74,7 @@ export function specificationOf(id: string, bundle: string, configText: string):
     mounts: bindsOf(config),
     ports: [],
     exposedPorts: [],
-    network: {
-      mode: networkMode(config),
-      networks: [],
-      aliases: {},
-      dns: [],
-      dnsSearch: [],
-      dnsOptions: [],
-      extraHosts: [],
-      managesHosts: false,
-    },
+    network: bareNetwork(networkMode(config)),
     restartPolicy: { name: 'no', retries: 0 },
     resources: {},
     ulimits: [],

@@ -132,9 +132,7 @@ export class BodyReader {
     for (;;) {
       const chunk = this.atHand();
       if (chunk !== LATER) return chunk;
-      await new Promise<void>((resolve, reject) => {
-        this.whenReady((error) => (error === undefined ? resolve() : reject(error)));
-      });
+      await this.#reader.ready();
     }
   }
 
