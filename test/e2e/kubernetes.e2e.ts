@@ -30,6 +30,12 @@ async function kubectl(host: Host, ...words: string[]): Promise<string> {
   return (await host.exec('kubectl', words, { timeout_ms: EXEC_LIMIT_MS })).stdout.trim();
 }
 
+/** Its program may answer before the cluster knows that it runs. */
+async function isReady(host: Host): Promise<void> {
+  const wait = ['wait', '--for=condition=Ready', `pod/${NAME}`, `--timeout=${START_LIMIT_MS / 1000}s`];
+  await host.exec('kubectl', wait, { timeout_ms: START_LIMIT_MS + EXEC_LIMIT_MS });
+}
+
 const POD = {
   apiVersion: 'v1',
   kind: 'Pod',
@@ -154,6 +160,7 @@ void describe('kitchensink in a pod', { timeout: TEST_LIMIT_MS }, () => {
   void it('is refused, and left alone, while the other cluster lacks what it refers to', async () => {
     await makeSettings(alpha);
     await alpha.exec('kubectl', ['apply', '-f', '-'], { input: JSON.stringify(POD) });
+    await isReady(alpha);
     await until('it works', START_LIMIT_MS, async () => (await verified(alpha, inside)).ok || undefined);
     const result = await migrateToEnd(alpha, NAME, 'beta', { technique: 'cold' });
     assert.notEqual(result.state, 'done');

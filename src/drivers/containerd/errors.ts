@@ -2,6 +2,6 @@ import { ServiceErrors } from '../oci/service-errors.ts';
 
 export const errors = new ServiceErrors('containerd', {
   list: 'ctr containers ls',
-  start: (name) => `ctr tasks start --detach ${name}`,
+  run: (name) => `Start it (ctr tasks start --detach ${name})`,
   free: (name) => `ctr containers rm ${name}`,
 });

@@ -5,9 +5,9 @@ import { z } from 'zod';
 import type { CreatedService, Tree } from '../contract.ts';
 import { entriesOf, exists } from '../oci/files.ts';
 import type { CreateRecords } from '../oci/records.ts';
-import { ServiceErrors } from '../oci/service-errors.ts';
 import type { Specification } from '../specification.ts';
 import type { KubernetesApi } from './api.ts';
+import { errors } from './errors.ts';
 import { emptyDirs } from './describe.ts';
 import { makeGate, removeGate } from './gate.ts';
 import { writeHandle } from './handle.ts';
@@ -40,8 +40,6 @@ type Records = CreateRecords<CreateRecord>;
 const MEMORY_ROOT = '/run';
 const ARRIVING = 'ums-arriving';
 const COPY_LIMIT_MS = 600_000;
-const errors = new ServiceErrors('Kubernetes', 'kubectl');
-
 function arriving(root: string, key: string): string {
   return join(root, ARRIVING, key);
 }

@@ -23,10 +23,10 @@ import { RestoreArea } from '../oci/restore-area.ts';
 import { descriptorsOf, initPid } from '../oci/runtime.ts';
 import { sweepRuntimeLinks, unlinkRuntime } from '../oci/runtime-links.ts';
 import { freezerSeen, stateSeen } from '../oci/seen.ts';
-import { ServiceErrors } from '../oci/service-errors.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { Cluster } from './api.ts';
+import { errors } from './errors.ts';
 import { type Arrival, bringToGate, containerName, logHere, podName, podOfMigration, startOf } from './arrival.ts';
 import { canCreate } from './can-create.ts';
 import {
@@ -58,8 +58,6 @@ const FREEZE_LIMIT_MS = 10_000;
 const THAW_LIMIT_MS = 5000;
 /** The kubelet starts a container again by and by, waiting longer each time. */
 const START_LIMIT_MS = 120_000;
-
-const errors = new ServiceErrors('Kubernetes', 'kubectl');
 
 /** Pods of this node, by their cluster's API and beneath its kubelet. */
 export class KubernetesDriver implements Driver {

@@ -4,17 +4,18 @@ import type { ServiceState, ServiceSummary } from '../contract.ts';
 /** Matches that are named in a message. */
 const NAMED_MAX = 5;
 
-/** The commands with which a person lists an engine's containers, starts one, and makes a name free. */
+/** The commands with which a person lists an engine's containers, gets one to run, and makes a name free. */
 export interface EngineCommands {
   list: string;
-  start: (name: string) => string;
+  /** A sentence without its end, since not everybody starts things by a command. */
+  run: (name: string) => string;
   free: (name: string) => string;
 }
 
 function commandsOf(command: string): EngineCommands {
   return {
     list: `${command} ps --all`,
-    start: (name) => `${command} start ${name}`,
+    run: (name) => `Start it (${command} start ${name})`,
     free: (name) => `${command} rename ${name} OTHER`,
   };
 }
@@ -61,7 +62,7 @@ export class ServiceErrors {
     return new UmsError(state === 'stopped' ? 'UMS_E_SERVICE_GONE' : 'UMS_E_SERVICE_NOT_RUNNING', {
       message: `${name} is ${state}, so this cannot be done with it`,
       fault: 'service',
-      mend: `Start it (${this.#commands.start(name)}) and try again.`,
+      mend: `${this.#commands.run(name)} and try again.`,
     });
   }
 
