@@ -229,6 +229,11 @@ export class LazyPager {
     this.#socket?.write(`final ${name.slice('process:'.length)} ${range.first} ${range.count}\n`);
   }
 
+  /** The processes run, so filling them may take a second processor. */
+  hurry(): void {
+    this.#socket?.write('hurry\n');
+  }
+
   async status(): Promise<PagerStatus> {
     if (await this.#reattach()) {
       try {

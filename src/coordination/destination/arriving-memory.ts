@@ -11,7 +11,7 @@ import { PageStore } from '#src/transfer/pages/store.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import type { Filling } from '../messages.ts';
-import { openPageCache } from '../page-caches.ts';
+import { dropPageCache, openPageCache } from '../page-caches.ts';
 
 /** A link that is down for longer than this pauses the service: part of it would wait for memory and part would not. */
 const PAUSE_AFTER_MS = 500;
@@ -95,6 +95,7 @@ export class ArrivingMemory {
     this.#pager = pager;
     pager.onDemand((name, range, urgent) => this.#receiver.demand(name, range, urgent));
     this.#receiver.onFinal((name, range) => pager.final(name, range));
+    if (this.#running) pager.hurry();
     const { state } = await pager.status();
     this.#serving = state !== 'waiting';
     if (this.#serving) this.#watch(pager);
@@ -123,6 +124,7 @@ export class ArrivingMemory {
   /** The service runs: from here on a broken link pauses it. */
   ran(): void {
     this.#running = true;
+    this.#pager?.hurry();
   }
 
   /** Everything is here, and the source has said so. */
@@ -145,12 +147,14 @@ export class ArrivingMemory {
         // Written down at once: from here on the loss of this host is like any host's, and the source's copy is stale.
         this.#context.journal.merge(this.#row.id, { filled: true });
         // While the source removes its copy; nobody waits for it before this is closed.
-        this.#emptied = this.#store.empty().catch((error: unknown) => {
-          this.#context.log.warn(
-            { migration: this.#row.id, err: toUmsError(error) },
-            'the page store keeps its memory',
-          );
-        });
+        const emptied = Promise.all([this.#store.empty(), dropPageCache(this.#context, this.#row.service_uid)]);
+        this.#emptied = emptied.then(
+          () => undefined,
+          (error: unknown) => {
+            const migration = this.#row.id;
+            this.#context.log.warn({ migration, err: toUmsError(error) }, 'pages that nobody needs are kept');
+          },
+        );
       },
       (error: unknown) => {
         if (!this.#ended.signal.aborted) this.#lose(toUmsError(error));

@@ -543,7 +543,7 @@ export class Destination {
       if (this.#state(id) === 'settling') {
         const { handle, data } = this.#context.journal.get(id);
         const driver = this.#driver(row);
-        if ((await driver.state(handle)) === 'stopped' && data['boot'] !== (await bootMark())) {
+        if (data['boot'] !== (await bootMark()) && (await driver.state(handle)) === 'stopped') {
           // This host went down after the service was handed over: it comes back as after any reboot.
           await driver.startFresh(handle);
           this.#context.journal.update(id, { error: lost(row, this.#context.systemName).toReport() });

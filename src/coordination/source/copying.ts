@@ -104,11 +104,7 @@ async function copyMemory(
   const { fallback } = moving;
   if (fallback !== undefined) context.journal.emit(row.id, { event: 'note', text: fallback });
   let ready: Promise<void> | undefined;
-  const nearEnd = () => {
-    ready = getReady();
-    // It is awaited when the round has ended.
-    ready.catch(() => undefined);
-  };
+  const nearEnd = () => (ready = getReady());
   const again = async () => {
     await ready;
     ready = undefined;

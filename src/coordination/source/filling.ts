@@ -65,7 +65,9 @@ async function look(
     if (now.complete) return now;
     if (row.data['boot'] !== (await bootMark())) return await beginAnew(context, row, now);
     if (now.lost !== null) return now;
-    memory.moving = await MovingMemory.open(context, row, signal);
+    memory.moving = await MovingMemory.withTracker(context, row, memory, (opening) =>
+      MovingMemory.open(context, row, signal, { opening }),
+    );
     await memory.moving.resume(join(context.stagingRoot, row.id, 'images'));
   }
   memory.moving.handedOver();

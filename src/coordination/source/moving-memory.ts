@@ -32,15 +32,24 @@ import type { MemoryReport } from '../schema.ts';
 import { startSender } from './start-sender.ts';
 import { unlessAborted } from './unless-aborted.ts';
 
-/** So long before the end of a round it counts as near. */
+/** So long before the end of a round it counts as near: what must be ready for the freeze takes two thirds of it. */
 const NEAR_END_MS = 600;
 const NEAR_LOOK_MS = 25;
+/** A destination takes at least so long to put what has arrived where it belongs, once the service runs there. */
+const FILL_MS_PER_BYTE = 550 / 2 ** 30;
+/** So much of a round is left out at most. */
+const CUT_MS = 2000;
 
 /** Pages of small mappings that are sent ahead, and for how long they may keep the link busy: the images wait behind them. */
 const FIRST_PAGES = 96;
 const FIRST_MS = 10;
 /** Turns of the event loop after which a request is on the wire. */
 const REQUEST_TURNS = 3;
+
+interface RoundOptions {
+  nearEnd?: (measured: RoundMeasurement) => Promise<boolean>;
+  mayCut?: boolean;
+}
 
 /** What a round has to carry. */
 interface Look {
@@ -97,12 +106,38 @@ export class MovingMemory {
     this.#tracker = tracker;
   }
 
-  /** With `ahead`, the first look at the memory begins while everything is still being opened. */
+  /**
+   * Opens what finds the pages that are written, which takes a while but touches nothing of the service, and closes it
+   * again if `work` fails before it has become a part of what moves. Without rounds it attaches to nothing at all, and only lists what is there in the end.
+   */
+  static async withTracker<T>(
+    context: SagaContext,
+    { engine, handle }: Row,
+    memory: { readonly moving: MovingMemory | undefined },
+    work: (opening: Promise<DirtyTracker>) => Promise<T>,
+  ): Promise<T> {
+    const driver = context.driver(engine);
+    // The service is held still for the instant in which soft-dirty bits are read and cleared.
+    const opening = openTracker({ pause: () => driver.freeze(handle), unpause: () => driver.thaw(handle) });
+    try {
+      return await work(opening);
+    } catch (error) {
+      if (memory.moving === undefined) {
+        await opening.then(
+          (tracker) => tracker.close(),
+          () => undefined,
+        );
+      }
+      throw error;
+    }
+  }
+
+  /** With `ahead`, the first look at the memory begins while everything else is still being opened. */
   static async open(
     context: SagaContext,
     row: Row,
     signal: AbortSignal,
-    { ahead = false }: { ahead?: boolean } = {},
+    { ahead = false, opening }: { ahead?: boolean; opening: Promise<DirtyTracker> },
   ): Promise<MovingMemory> {
     const closing = new AbortController();
     const abort = () => closing.abort(signal.reason);
@@ -111,9 +146,6 @@ export class MovingMemory {
       const driver = context.driver(row.engine);
       const cache = await writePageCache(context, row.service_uid);
       const starting = startSender(context, row, cache, closing.signal);
-      // The service is held still for the instant in which soft-dirty bits are read and cleared.
-      // Without rounds it attaches to nothing, and only lists what is there in the end.
-      const opening = openTracker({ pause: () => driver.freeze(row.handle), unpause: () => driver.thaw(row.handle) });
       const looking = ahead
         ? opening.then(async (one) => lookAt(one, await driver.processes(row.handle), closing.signal))
         : undefined;
@@ -122,7 +154,7 @@ export class MovingMemory {
       const [sender, tracker] = await Promise.all([starting, opening]).catch(async (error: unknown) => {
         closing.abort(error);
         await Promise.allSettled([looking]);
-        await Promise.allSettled([starting.then((one) => one.close()), opening.then((one) => one.close())]);
+        await Promise.allSettled([starting.then((one) => one.close())]);
         await cache?.discard();
         throw error;
       });
@@ -163,14 +195,16 @@ export class MovingMemory {
 
   /**
    * Copies what changed since the last round, all of it in the first, which is 0. `nearEnd` is called once when little
-   * time of it is left, with what was measured by then; never for a round that is over before anybody could see that.
+   * time of it is left, with what was measured by then; never for a round that is over before anybody could see that. It
+   * answers whether the freeze follows, once that may come at any time. With `mayCut` the round then does not wait for the
+   * last of the pages: they arrive while the destination is still busy with the others.
    */
   async round(
     number: number,
     cpu_share: number,
     signal: AbortSignal,
-    nearEnd?: (measured: RoundMeasurement) => void,
-  ): Promise<RoundMeasurement> {
+    { nearEnd, mayCut = false }: RoundOptions = {},
+  ): Promise<{ measured: RoundMeasurement; isCut: boolean }> {
     const before = this.#sender.stats();
     const { looked_ms, scan_ms, found } = await unlessAborted(this.#look(signal), signal);
     const begun_ms = performance.now();
@@ -179,6 +213,13 @@ export class MovingMemory {
     let present_pages = 0;
     let changed_pages = 0;
     const sent: Promise<unknown>[] = [];
+    const send = (name: SpaceName, ranges: readonly PageRange[]) => {
+      const sending = this.#sender.send(name, ranges, 'live');
+      // Should another process fail first, nobody awaits this one: its failure must not count as unheard.
+      sending.catch(() => undefined);
+      sent.push(sending);
+    };
+    const bulk: { name: SpaceName; ranges: PageRange[] }[] = [];
     for (const [pid, pages] of found) {
       present_pages += pages.present_pages;
       changed_pages += countPages(pages.changed);
@@ -186,11 +227,12 @@ export class MovingMemory {
       if (moving === undefined) continue;
       const { name } = moving;
       if (pages.gone.length > 0) await this.#sender.forget(name, pages.gone);
-      const sending = this.#sender.send(name, pages.changed, 'live');
-      // Should another process fail first, nobody awaits this one: its failure must not count as unheard.
-      sending.catch(() => undefined);
-      sent.push(sending);
+      // What is left out at the end should not be what every part of a program uses.
+      const ranges = intersectRanges(mayCut ? await largestOf(pid) : [], pages.changed);
+      if (ranges.length > 0) bulk.push({ name, ranges });
+      send(name, subtractRanges(pages.changed, ranges));
     }
+    for (const { name, ranges } of bulk) send(name, ranges);
     const measure = (): RoundMeasurement => {
       const { link_bytes_s, rtt_ms, ...after } = this.#sender.stats();
       const sent = {
@@ -203,11 +245,25 @@ export class MovingMemory {
       const seen = { round: number, interval_ms, elapsed_ms, present_pages, changed_pages };
       return { ...seen, sent, link_bytes_s, rtt_ms, scan_ms, cpu_share };
     };
+    const cut_ms = mayCut ? Math.min(CUT_MS, present_pages * PAGE_BYTES * FILL_MS_PER_BYTE) : 0;
+    let isNear = false;
+    let isReady = false;
+    let isCut = false;
     const watching = setInterval(() => {
       const measured = measure();
-      if (restOf(measured, performance.now() - begun_ms) > NEAR_END_MS) return;
+      const rest_ms = restOf(measured, performance.now() - begun_ms);
+      if (!isNear && rest_ms <= NEAR_END_MS + cut_ms) {
+        isNear = true;
+        // Whoever is asked hears of the failure too.
+        nearEnd?.(measured).then(
+          (follows) => (isReady = follows),
+          () => undefined,
+        );
+      }
+      if (!isReady || rest_ms > cut_ms) return;
       clearInterval(watching);
-      nearEnd?.(measured);
+      isCut = true;
+      this.#sender.cutRounds();
     }, NEAR_LOOK_MS);
     try {
       await unlessAborted(Promise.all(sent), signal);
@@ -215,7 +271,7 @@ export class MovingMemory {
       clearInterval(watching);
     }
     this.#rounds += 1;
-    return measure();
+    return { measured: measure(), isCut };
   }
 
   /** The first look has ended, if it was begun ahead; how, the round hears. */
@@ -466,6 +522,15 @@ function restOf({ changed_pages, sent }: RoundMeasurement, sending_ms: number): 
   const done_bytes = sent.zero_bytes + sent.reference_bytes + sent.data_bytes;
   const left_bytes = Math.max(changed_pages * PAGE_BYTES - done_bytes, 0);
   return left_bytes === 0 ? 0 : (sending_ms * left_bytes) / Math.max(done_bytes, 1);
+}
+
+/** The largest mapping that CRIU leaves to us. */
+async function largestOf(pid: number): Promise<PageRange[]> {
+  const lazy = (await mappings(pid)).filter((mapping) => mapping.lazy);
+  return lazy
+    .toSorted((a, b) => b.count - a.count)
+    .slice(0, 1)
+    .map(rangeOf);
 }
 
 function rangeOf(mapping: Mapping): PageRange {

@@ -20,8 +20,8 @@ import { TakenPages } from '../sample.ts';
 import type { MovingMemory } from './moving-memory.ts';
 
 export interface RoundsWatcher {
-  /** A round has nearly ended, and as it looks the freeze follows. */
-  nearEnd: () => void;
+  /** A round has nearly ended, and as it looks the freeze follows. Resolves when all is ready for it. */
+  nearEnd: () => Promise<void>;
   /** It did not follow: awaited before the next round. */
   again: () => Promise<void>;
 }
@@ -65,27 +65,31 @@ export async function copyRounds(
       },
     };
   };
-  let foreseeing: Promise<void> | undefined;
-  const nearEnd = (measured: RoundMeasurement) => {
-    foreseeing = first.look().then(() => {
-      const { action } = decide(progressAfter(measured), goals);
-      if (action === 'freeze' || action === 'post-copy') watcher.nearEnd();
+  let foreseeing: Promise<Decision | undefined> | undefined;
+  const nearEnd = async (measured: RoundMeasurement): Promise<boolean> => {
+    foreseeing = first.look().then(async () => {
+      const decision = decide(progressAfter(measured), goals);
+      if (decision.action !== 'freeze' && decision.action !== 'post-copy') return undefined;
+      await watcher.nearEnd();
+      return decision;
     });
-    // It is awaited when the round has ended.
-    foreseeing.catch(() => undefined);
+    return (await foreseeing)?.action === 'freeze';
   };
   try {
     // The policy ends by itself at max_rounds; this bound is for a policy that does not.
     for (let at = 0; at <= goals.max_rounds; at += 1) {
-      const measured = await moving.round(at, cpu_share, signal, nearEnd);
-      await Promise.all([predicted, foreseeing]);
+      // Without memory that comes later, everything must have arrived before the freeze.
+      const mayCut = technique === 'hybrid';
+      const { measured, isCut } = await moving.round(at, cpu_share, signal, { nearEnd, mayCut });
+      const [, foreseen] = await Promise.all([predicted, foreseeing]);
+      foreseeing = undefined;
       if (at === 0) {
         await first.look();
         await first.close();
       }
       const progress = progressAfter(measured);
       rounds.push(measured);
-      const decision = decide(progress, goals);
+      const decision = isCut && foreseen !== undefined ? foreseen : decide(progress, goals);
       tell(context, row, measured, decision, outlook(progress, goals).remaining_ms);
       if (decision.action === 'freeze') return;
       if (decision.action === 'stop') throw stalledFor(row, decision.why);

@@ -154,6 +154,13 @@ export class SenderQueue implements LinkHost {
     this.#bulk.unshift(...preferred);
   }
 
+  /** What rounds have not begun to send they leave out. */
+  cutRounds(): void {
+    const live = this.#bulk.filter((piece) => piece.job.mode === 'live');
+    this.#bulk = this.#bulk.filter((piece) => piece.job.mode !== 'live');
+    for (const { job } of live) job.closed();
+  }
+
   /** Demands may be answered from now on. */
   freeze(): void {
     if (this.#frozen) return;

@@ -59,6 +59,7 @@ export class PageSender {
   readonly #spaces = new Map<SpaceName, SenderSpace>();
   readonly #finalJobs = new Set<Promise<unknown>>();
   #live: Promise<unknown> = Promise.resolve();
+  #cuts = 0;
   #final = false;
 
   private constructor(options: SenderOptions) {
@@ -90,6 +91,15 @@ export class PageSender {
     if (mode === 'live') return this.#sendLive(name, ranges);
     await this.frozen();
     return this.#sendFinal(name, ranges);
+  }
+
+  /**
+   * What is under way of rounds arrives, and the rest of them is left out: calls for live pages that were made before this
+   * one resolve early. After the freeze `unchanged` and `confirm` tell what the receiver lacks.
+   */
+  cutRounds(): void {
+    this.#cuts += 1;
+    this.#queue.cutRounds();
   }
 
   /**
@@ -174,9 +184,10 @@ export class PageSender {
   async #sendLive(name: SpaceName, ranges: readonly PageRange[]): Promise<SendReport> {
     if (this.#final) throw pagesFailed('a round came after the freeze', 'ums');
     const before = this.#live;
+    const cuts = this.#cuts;
     const run = (async () => {
       await before;
-      return this.#queue.send(new Job('live'), this.#space(name), ranges);
+      return this.#queue.send(new Job('live'), this.#space(name), cuts === this.#cuts ? ranges : []);
     })();
     // Only the order matters here; who called hears of a failure.
     this.#live = run.catch(() => undefined);

@@ -8,7 +8,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { z } from 'zod';
 import { PageCache, PageCacheWriter } from './cache.ts';
 import { FakeLink } from './fake-link.fixture.ts';
-import { PAGE_BYTES, type PageRange, type SpaceName } from './model.ts';
+import { countPages, PAGE_BYTES, type PageRange, type SpaceName } from './model.ts';
 import { PageReceiver } from './page-receiver.ts';
 import { PageSender } from './sender.ts';
 import { PageStore } from './store.ts';
@@ -45,6 +45,26 @@ describe('the page path', () => {
     await bench.receiver.sealed();
     expect(differences(bench.store, SPACE, memory)).toEqual([]);
     expect(bench.receiver.status().complete).toBe(true);
+  });
+
+  it('leaves out the rest of rounds that are cut short, and knows what the receiver lacks', async () => {
+    const bench = await open({ rate_bytes_s: 4_000_000 });
+    const memory = filled(3000, (page) => page + 1);
+    const halves = [memory.ranges()[0]?.first ?? 0, 1500 + (memory.ranges()[0]?.first ?? 0)];
+    bench.sender.addSpace(SPACE, memory);
+    const rounds = halves.map((first) => bench.sender.send(SPACE, [{ first, count: 1500 }], 'live'));
+    await vi.waitFor(() => expect(bench.sender.stats().pages).toBeGreaterThan(100));
+    bench.sender.cutRounds();
+    const [some, none] = await Promise.all(rounds);
+    expect(some?.pages).toBeLessThan(1500);
+    expect(none?.pages).toBe(0);
+    // A round that is begun later is whole.
+    expect((await bench.sender.send(SPACE, [{ first: 2900, count: 50 }], 'live')).pages).toBe(50);
+    const lacking = await bench.sender.unchanged(SPACE, memory.ranges());
+    expect(countPages(lacking)).toBe(3000 - (some?.pages ?? 0) - 50);
+    await bench.sender.send(SPACE, lacking, 'final');
+    await bench.sender.seal([{ name: SPACE, ranges: memory.ranges() }]);
+    expect(differences(bench.store, SPACE, memory)).toEqual([]);
   });
 
   it('sends rounds, then only what changed, by whatever says so', async () => {

@@ -12,6 +12,7 @@
 #                      descriptor: "ok hold COUNT"
 #   listen             demands go to this connection: "demand PID FIRST COUNT urgent|ahead"
 #   final PID FIRST COUNT   these pages have become final; no answer
+#   hurry              the processes run: filling may take a second processor; no answer
 #   status             "ok status JSON"
 #   stop               the service is gone: let go of everything and end
 use strict;
@@ -24,6 +25,7 @@ my $HERE;
 BEGIN { ($HERE) = __FILE__ =~ m{^(.*)/}; $HERE //= '.'; unshift @INC, $HERE }
 use UMS::Kernel;
 use UMS::Filler;
+use UMS::Hand;
 use UMS::Releaser;
 require "$HERE/../../awake.pl";
 
@@ -75,10 +77,12 @@ sub listen_at {
 sub watch { my ($fd, $action) = @_; $on{$fd} = $action; epoll_add($epoll, $fd) }
 
 my $releaser = UMS::Releaser->new;
+my $hand = processors() > 1 ? UMS::Hand->new : undef;
 my $filler;
 $filler = UMS::Filler->new(
     store => $store,
     plan => \%plan,
+    hand => $hand,
     demand => sub {
         my ($pid, $first, $count, $urgent) = @_;
         for my $client (grep { $_->{listens} } values %clients) {
@@ -249,6 +253,7 @@ sub obey {
     my ($client, $command, @words) = @_;
     $command //= '';
     if ($command eq 'final') { $filler->arrived(@words[0 .. 2]) if @words == 3 }
+    elsif ($command eq 'hurry') { $filler->hurry }
     elsif ($command eq 'serve') {
         eval { serve() };
         say_to($client, $@ eq '' ? 'ok serve' : "error serve $@");
@@ -298,6 +303,7 @@ sub end_with {
     my ($how, $why, $client) = @_;
     ($state, $error) = ($how, $why);
     $releaser->end;
+    $hand->end if defined $hand;
     open(my $file, '>', "$directory/result.json.new") or die "result.json: $!\n";
     print {$file} status(), "\n";
     close $file;
@@ -321,7 +327,8 @@ sub timeout_ms {
 sub run {
     chdir $directory or die "$directory: $!\n";
     unlink 'result.json';
-    eval { be_important($$) };
+    # The filler waits for the second process, so that one is as important.
+    eval { be_important($_) } for $$, defined $hand ? $hand->{pid} : ();
     keep_breakpoints_quick();
     renew_keeper();
     # Its answer says that it has come up; there is time for that now, and none later.

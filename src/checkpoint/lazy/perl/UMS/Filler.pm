@@ -14,6 +14,8 @@ use constant {
     CHUNK_PAGES => READ_PAGES,
     CHUNK_AMID_FAULTS => 32,
     AMID_FAULTS_US => 2000,
+    # Fewer pages are not worth the word to the second process.
+    HAND_PAGES => 128,
     # What is there beside a page that is waited for is installed with it: it must be anyhow, and saves the next fault.
     CLUSTER_PAGES => 8,
     SCAN_PAGES => 16384,
@@ -31,13 +33,13 @@ use constant {
 my ($EVENT_FAULT, $EVENT_FORK, $EVENT_REMAP, $EVENT_REMOVE, $EVENT_UNMAP) = (0x12, 0x13, 0x14, 0x15, 0x16);
 
 # demand: called with (pid, first, count, urgent). adopt: with (serial, descriptor) of a new process. release: with serial.
-# release_pages: with (file, first, count) of what nobody reads any more.
+# release_pages: with (file, first, count) of what nobody reads any more. hand: a UMS::Hand, or undef.
 sub new {
     my ($class, %options) = @_;
     return bless {
         %options, serial => 0, tasks => {}, stores => {}, waiting => {}, retry => [], recent => [],
         early => [], sweep => [], rescan_us => 0, fault_us => 0, misplaced_us => 0, background => 0,
-        faults => 0, remote => 0, zeros => 0, copied => 0, total => 0, latency => [(0) x BUCKETS], remote_latency => [(0) x BUCKETS],
+        hurried => 0, faults => 0, remote => 0, zeros => 0, copied => 0, total => 0, latency => [(0) x BUCKETS], remote_latency => [(0) x BUCKETS],
     }, $class;
 }
 
@@ -48,6 +50,7 @@ sub add_task {
     my $serial = ++$self->{serial};
     $self->{stores}{$pid} //= UMS::Store->new($self->{store}, "process:$pid");
     $self->{adopt}->($serial, $fd);
+    $self->{hand}->adopt($serial, $fd, $self->{stores}{$pid}->data_path) if defined $self->{hand};
     $self->{total} += $_->[1] for defined $memory ? () : @$plan;
     $self->{tasks}{$serial} = { serial => $serial, pid => $pid, fd => $fd, handle => $handle,
         memory => $memory // UMS::Memory->new($plan), misplaced => {} };
@@ -63,6 +66,9 @@ sub begin {
     $self->check_done($_) for values %{ $self->{tasks} };
     $self->sweep_again;
 }
+
+# The processes run, and nothing else waits for the processor: from here on the second process helps.
+sub hurry { my ($self) = @_; $self->{hurried} = 1 }
 
 # Pages that must be there before the processes run are fetched as if they had touched them. `early`: pid => [[first, count]].
 sub want_early {
@@ -168,17 +174,32 @@ sub wait_for {
 # Puts final pages, which lie in one piece, where they belong: (pages done, error of the rest).
 sub install {
     my ($self, $task, $piece, $page, $count, $state) = @_;
-    my $memory = $task->{memory};
     my $image = $piece->[3] + $page - $piece->[0];
-    my ($done, $error);
-    if ($state eq 'Z') { ($done, $error) = uffd_zero($task->{fd}, $page, $count) }
-    else {
-        my $content = $self->{stores}{ $task->{pid} }->content($image, $count);
-        ($done, $error) = uffd_copy($task->{fd}, $page, $content, $count);
-    }
+    return $self->settle($task, $piece, $page, $count, $state, uffd_zero($task->{fd}, $page, $count)) if $state eq 'Z';
+    my $hand = $self->{hurried} && $count >= HAND_PAGES && !$self->amid_faults ? $self->{hand} : undef;
+    my $own = defined $hand ? $count >> 1 : $count;
+    my $helped = $own < $count && $hand->copy($task->{serial}, $page + $own, $image + $own, $count - $own);
+    $own = $count unless $helped;
+    my @own = $self->copy_here($task, $page, $image, $own);
+    my @helped = $helped ? $hand->copied : ();
+    my ($done, $error) = $self->settle($task, $piece, $page, $own, $state, @own);
+    return ($done, $error) if !$helped || !exists $self->{tasks}{ $task->{serial} };
+    my ($more, $problem) = $self->settle($task, $piece, $page + $own, $count - $own, $state, @helped);
+    return $done < $own ? ($done, $error) : ($own + $more, $problem);
+}
+
+sub copy_here {
+    my ($self, $task, $page, $image, $count) = @_;
+    return uffd_copy($task->{fd}, $page, $self->{stores}{ $task->{pid} }->content($image, $count), $count);
+}
+
+# Notes what came of it.
+sub settle {
+    my ($self, $task, $piece, $page, $count, $state, $done, $error) = @_;
+    my $memory = $task->{memory};
     $self->{ $state eq 'Z' ? 'zeros' : 'copied' } += $done;
     $memory->mark_done($piece, $page, $done) if $done > 0;
-    $self->release_pages($task, $image, $done) if $state eq 'F' && $done >= RELEASE_PAGES;
+    $self->release_pages($task, $piece->[3] + $page - $piece->[0], $done) if $state eq 'F' && $done >= RELEASE_PAGES;
     return ($done, 0) if $done == $count;
     # There already: another thread was faster, or the process has written there before its first copy.
     if ($error == EEXIST) {
@@ -228,6 +249,7 @@ sub check_done {
 sub remove_task {
     my ($self, $task) = @_;
     delete $self->{tasks}{ $task->{serial} };
+    $self->{hand}->drop($task->{serial}) if defined $self->{hand};
     $self->{release}->($task->{serial}, $task->{fd});
     close $task->{handle};
 }
@@ -325,12 +347,14 @@ sub fill_from {
     return $self->fill_run($task, $piece, $first, $open);
 }
 
+sub amid_faults { my ($self) = @_; return now_us() - $self->{fault_us} < AMID_FAULTS_US }
+
 # Installs the final ones among these open pages, CHUNK_PAGES at most; returns the page to go on from.
 sub fill_run {
     my ($self, $task, $piece, $first, $count) = @_;
     my $image = $piece->[3] + $first - $piece->[0];
     my $store = $self->{stores}{ $task->{pid} };
-    my $budget = now_us() - $self->{fault_us} < AMID_FAULTS_US ? CHUNK_AMID_FAULTS : CHUNK_PAGES;
+    my $budget = $self->amid_faults ? CHUNK_AMID_FAULTS : CHUNK_PAGES;
     my $states = $store->states($image, $count < $budget ? $count : $budget);
     # Where nothing has arrived yet, a longer look costs less than many short ones.
     $states = $store->states($image, $count) if $count > $budget && $states !~ /[FZ]/;
@@ -351,9 +375,9 @@ sub counters {
     my ($self) = @_;
     my $open = 0;
     $open += $_->{memory}{open} for values %{ $self->{tasks} };
-    my ($user, $system) = times;
+    my ($user, $system, @hands) = times;
     my $elapsed = defined $self->{began_us} ? now_us() - $self->{began_us} : 0;
-    return { elapsed_ms => int($elapsed / 1e3), cpu_ms => int(($user + $system) * 1e3),
+    return { elapsed_ms => int($elapsed / 1e3), cpu_ms => int(($user + $system + $hands[0] + $hands[1]) * 1e3),
         faults => $self->{faults}, remote_faults => $self->{remote}, pages => $self->{copied},
         zero_pages => $self->{zeros}, open_pages => $open, total_pages => $self->{total},
         processes => scalar keys %{ $self->{tasks} }, latency_us => $self->{latency},

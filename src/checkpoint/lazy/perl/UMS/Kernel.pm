@@ -5,7 +5,8 @@ use warnings;
 use Errno qw(EAGAIN);
 use Exporter 'import';
 our @EXPORT = qw(PAGE now_us epoll_new epoll_add epoll_remove epoll_wait receive_message send_descriptor
-    READ_PAGES read_pages punch_hole uffd_copy uffd_zero uffd_wake uffd_read require_x86_64);
+    READ_PAGES read_pages punch_hole uffd_copy uffd_zero uffd_wake uffd_read require_x86_64
+    processors);
 
 use constant { PAGE => 4096, EPOLLIN => 1, EPOLL_ADD => 1, EPOLL_DELETE => 2, EVENTS => 64 };
 my ($PREAD, $IOCTL, $SENDMSG, $RECVMSG, $CLOCK, $EPOLL_WAIT, $EPOLL_CTL, $FALLOCATE, $EPOLL_CREATE1) =
@@ -16,6 +17,13 @@ sub require_x86_64 {
     require Config;
     my $machine = $Config::Config{archname};
     die "the pager knows the system calls of x86_64 only, and this is $machine\n" unless $machine =~ /^x86_64/;
+}
+
+# How many processors this process may use.
+sub processors {
+    my $mask = buffer(1024);
+    my $bytes = syscall(204, 0, 1024, $mask); # sched_getaffinity
+    return $bytes > 0 ? unpack('%32b*', substr($mask, 0, $bytes)) : 1;
 }
 
 # A buffer that is nobody else's: the kernel writes into it behind Perl's back, and Perl shares equal strings.
