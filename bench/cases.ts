@@ -51,6 +51,7 @@ const roundSchema = z.object({
   elapsed_ms: z.number(),
   changed_bytes: z.number(),
   wire_bytes: z.number(),
+  left_bytes: z.number(),
   predicted_downtime_ms: z.number(),
   predicted_total_ms: z.number(),
   decision: z.string(),

@@ -23,6 +23,7 @@ const BOOT_LIMIT_MS = 30_000 * PATIENCE;
 const POLL_MS = 5;
 const HOST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ums/node/bin';
 const IMAGES = '/opt/images';
+const COMPILED = '/opt/ums/compiled';
 const IMAGE_PATH = '/usr/local/bin:/usr/bin:/bin';
 const DISK = [
   'upper',
@@ -48,7 +49,7 @@ export interface HostSettings {
   directory: string;
   cgroup: string;
   enter: string;
-  boot: { lower: string; app: string; modules: string; node: string; kubernetes: string };
+  boot: { lower: string; app: string; modules: string; node: string; kubernetes: string; compiled: string };
 }
 
 export interface ExecOptions extends RunOptions {
@@ -99,7 +100,9 @@ export class Host {
     const script = join(import.meta.dirname, 'host', 'boot.sh');
     const join_and_unshare =
       'cgroup=$1; shift; echo 0 >"$cgroup/cgroup.procs"; exec unshare -m -p -u -i -C -n -f --kill-child sh "$@"';
-    const args = [this.name, directory, boot.lower, boot.app, boot.modules, boot.node, boot.kubernetes];
+    const { lower, app, modules, node, kubernetes, compiled } = boot;
+    const args = [this.name, directory, lower, app, modules, node, kubernetes, compiled];
+    mkdirSync(compiled, { recursive: true });
     const child = spawn('sh', ['-ec', join_and_unshare, 'sh', cgroup, script, ...args], {
       detached: true,
       stdio: ['ignore', log, log],
@@ -149,6 +152,8 @@ export class Host {
       HOME: '/root',
       LANG: 'C.UTF-8',
       TERM: process.env['TERM'] ?? 'dumb',
+      // Programs of node are started all the time, and half of their start is compiling.
+      NODE_COMPILE_CACHE: COMPILED,
       ...options.env,
     };
     return [

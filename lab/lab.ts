@@ -12,6 +12,7 @@ import { buildKubernetes, kubernetesCache } from './kubernetes/binaries.ts';
 import { startKubernetes } from './kubernetes/cluster.ts';
 import { withLock } from './lock.ts';
 import {
+  cacheDir,
   cgroupName,
   checkHostNames,
   checkLabName,
@@ -323,6 +324,7 @@ export class Lab {
         modules: realpathSync(join(CHECKOUT, 'node_modules')),
         node: state.node,
         kubernetes: kubernetesCache(),
+        compiled: join(cacheDir(), 'compile'),
       },
     });
   }

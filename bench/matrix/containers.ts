@@ -107,7 +107,9 @@ function podOf({ name, image, args, ports }: Container, reference: string): obje
       : {}),
   };
   const volumes = capsule ? [{ name: 'images', hostPath: { path: IMAGES.host } }] : [];
-  return { apiVersion: 'v1', kind: 'Pod', metadata: { name }, spec: { containers: [container], volumes } };
+  // A token is the cluster's own: another engine could not give one.
+  const spec = { automountServiceAccountToken: false, containers: [container], volumes };
+  return { apiVersion: 'v1', kind: 'Pod', metadata: { name }, spec };
 }
 
 const kubernetes: Commands = {

@@ -5,15 +5,16 @@
 # pivot_root and not chroot: CRIU refuses to dump what runs under a chroot ("No parent found for mountpoint").
 # All mounts are made in the host's own namespace, so they end with its processes and never show on the machine.
 #
-#   boot.sh NAME DISK LOWER APP MODULES NODE KUBERNETES
+#   boot.sh NAME DISK LOWER APP MODULES NODE KUBERNETES COMPILED
 #     DISK     directory on the machine that survives a restart: upper, work, containers, docker, containerd, ums, srv, api
 #     LOWER    lower directories of the root's overlay, colon-separated
 #     APP      the checkout, seen read-only at /opt/ums/app
 #     MODULES  its node_modules, seen read-only at /opt/ums/node_modules
 #     NODE     the node binary, seen at /opt/ums/node/bin/node
 #     KUBERNETES  directory on the machine with the programs of Kubernetes, seen read-only at /opt/kubernetes
+#     COMPILED directory on the machine where node keeps what it has compiled, seen at /opt/ums/compiled
 set -eu
-name=$1 disk=$2 lower=$3 app=$4 modules=$5 node=$6 kubernetes=$7
+name=$1 disk=$2 lower=$3 app=$4 modules=$5 node=$6 kubernetes=$7 compiled=$8
 
 mount --make-rprivate /
 root=$disk/root
@@ -50,7 +51,7 @@ ln -s /proc/self/fd/0 "$root/dev/stdin"
 ln -s /proc/self/fd/1 "$root/dev/stdout"
 ln -s /proc/self/fd/2 "$root/dev/stderr"
 
-mkdir -p "$root/opt/ums/app" "$root/opt/ums/node_modules" "$root/opt/ums/node/bin"
+mkdir -p "$root/opt/ums/app" "$root/opt/ums/node_modules" "$root/opt/ums/node/bin" "$root/opt/ums/compiled"
 mount --bind "$app" "$root/opt/ums/app"
 mount -o remount,bind,ro "$root/opt/ums/app"
 mount --bind "$modules" "$root/opt/ums/node_modules"
@@ -58,6 +59,7 @@ mount -o remount,bind,ro "$root/opt/ums/node_modules"
 : >"$root/opt/ums/node/bin/node"
 mount --bind "$node" "$root/opt/ums/node/bin/node"
 mount -o remount,bind,ro "$root/opt/ums/node/bin/node"
+mount --bind "$compiled" "$root/opt/ums/compiled"
 
 mkdir -p "$root/opt/kubernetes"
 mount --bind "$kubernetes" "$root/opt/kubernetes"

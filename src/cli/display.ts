@@ -43,10 +43,11 @@ function spoken(event: MigrationEvent): string | undefined {
 }
 
 function spokenRound(round: Extract<MigrationEvent, { event: 'round' }>): string {
-  const { changed_bytes, wire_bytes, elapsed_ms, predicted_downtime_ms, predicted_total_ms, why } = round;
+  const { changed_bytes, wire_bytes, left_bytes, elapsed_ms, predicted_downtime_ms, predicted_total_ms, why } = round;
+  const left = left_bytes === 0 ? '' : ` The last ${formatBytes(left_bytes)} of it come after the move.`;
   return (
     `round ${round.round}: ${formatBytes(changed_bytes)} in ${formatDuration(elapsed_ms)}, ${formatRate((wire_bytes / elapsed_ms) * 1000)} on the wire; ` +
-    `a freeze now: ${formatDuration(predicted_downtime_ms)} away, ${formatDuration(predicted_total_ms)} in all. ${why}`
+    `a freeze now: ${formatDuration(predicted_downtime_ms)} away, ${formatDuration(predicted_total_ms)} in all. ${why}${left}`
   );
 }
 

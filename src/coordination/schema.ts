@@ -86,6 +86,8 @@ export const roundSchema = z.object({
   present_bytes: z.int(),
   changed_bytes: z.int(),
   wire_bytes: z.int(),
+  /** Of what changed: left to be sent after the move, because everything was ready for that. */
+  left_bytes: z.int().default(0),
   link_bytes_s: z.number(),
   dirty_bytes_s: z.number(),
   predicted_downtime_ms: z.number(),

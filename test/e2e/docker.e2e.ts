@@ -8,6 +8,7 @@ import {
   engineView,
   greetingFrom,
   inEngine,
+  lines,
   moveByCommand,
   remainsInDocker,
   statusOf,
@@ -160,5 +161,23 @@ void describe('images in Docker', { timeout: TEST_LIMIT_MS }, () => {
     const second = await move();
     t.diagnostic(`${first} bytes on the wire for all layers, ${second} for the last one`);
     assert.ok(second < 20 * MIB, `${second} bytes on the wire`);
+  });
+});
+
+void describe('a task of a service of Docker Swarm', { timeout: TEST_LIMIT_MS }, () => {
+  after(() => alpha.exec('sh', ['-c', 'docker service rm web; docker swarm leave --force; true']));
+
+  void it('is refused, because the swarm would make another one in its place, and runs on', async () => {
+    const image = await alpha.importImage(WORKLOAD, 'docker');
+    await alpha.exec('docker', ['swarm', 'init', '--advertise-addr', alpha.address]);
+    const options = ['--detach', '--name', 'web', '--network', 'host', '--no-resolve-image'];
+    await alpha.exec('docker', ['service', 'create', ...options, image, 'sleep', '1000']);
+    const tasks = ['ps', '--filter', 'label=com.docker.swarm.service.name=web', '--format', '{{.Names}}'];
+    const task = await until('its task runs', START_LIMIT_MS, async () => (await lines(alpha, 'docker', tasks))[0]);
+    await assert.rejects(
+      migrateToEnd(alpha, task, 'beta'),
+      /service web of Docker Swarm, which would make another one/,
+    );
+    assert.deepEqual(await lines(alpha, 'docker', tasks), [task]);
   });
 });

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { freshMove } from '#bench/cases.ts';
+import { removePulse } from '#bench/pulse/service.ts';
 import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
 import { PATIENCE } from '#lab/patience.ts';
@@ -37,6 +39,7 @@ const SEEDS = chosen('SEEDS')?.map(Number);
 /** How the agents find out what was written, where more than one way exists on this kernel. */
 const TRACKERS = (chosen('TRACKERS') ?? ['written', 'hash']).filter((tracker) => tracker !== '');
 const MOVE_LIMIT_MS = 120_000;
+const MOVES_MAX = 5;
 /** Where everything is slow, so are answers. */
 const AGENT_ARGS = PATIENCE > 1 ? ['--peer-timeout', String(15_000 * PATIENCE)] : [];
 
@@ -121,6 +124,27 @@ for (const tracker of TRACKERS) {
     }
   });
 }
+
+/** What such a round leaves out, the destination has already, as it was before. */
+void describe('hybrid whose last round is cut short', () => {
+  before(() => agentsWith(TRACKERS[0] ?? 'written'));
+  after(() => removePulse(lab));
+
+  void it('brings what was left out as it is now', { timeout: 2 * MOVE_LIMIT_MS * PATIENCE }, async (context) => {
+    const words = ['--rate-limit', '150MB/s', '--max-rounds', '2'];
+    const service = { engine: 'runc', technique: 'hybrid', mib: 512, dirty_kb_s: 120_000, words } as const;
+    // Where both sides are ready for the freeze only when the round is over, nothing is left out, and that is right too.
+    for (let moves = 1; ; moves += 1) {
+      const { rounds, memory_ok, continuous } = await freshMove(lab, service, { signal: new AbortController().signal });
+      assert.ok(memory_ok, 'its memory is what it must be');
+      assert.ok(continuous);
+      const left = rounds.map((round) => round.left_bytes);
+      context.diagnostic(`left out of each round: ${left.join(', ')} bytes`);
+      if (rounds.length === 2 && (left[1] ?? 0) > 0) return;
+      assert.ok(moves < MOVES_MAX, 'a second round was cut short');
+    }
+  });
+});
 
 /** The address of a page that is not empty and as it is asked for. */
 function pageHolding({ pid, base, pages }: MosaicRegion, like: (page: Buffer) => boolean): number {

@@ -32,8 +32,8 @@ import type { MemoryReport } from '../schema.ts';
 import { startSender } from './start-sender.ts';
 import { unlessAborted } from './unless-aborted.ts';
 
-/** So long before the end of a round it counts as near: what must be ready for the freeze takes two thirds of it. */
-const NEAR_END_MS = 600;
+/** So long before the end of a round it counts as near: what must be ready for the freeze takes half of it. */
+const NEAR_END_MS = 800;
 const NEAR_LOOK_MS = 25;
 /** A destination takes at least so long to put what has arrived where it belongs, once the service runs there. */
 const FILL_MS_PER_BYTE = 550 / 2 ** 30;

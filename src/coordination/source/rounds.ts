@@ -90,7 +90,7 @@ export async function copyRounds(
       const progress = progressAfter(measured);
       rounds.push(measured);
       const decision = isCut && foreseen !== undefined ? foreseen : decide(progress, goals);
-      tell(context, row, measured, decision, outlook(progress, goals).remaining_ms);
+      tell(context, row, { ...measured, isCut }, decision, outlook(progress, goals).remaining_ms);
       if (decision.action === 'freeze') return;
       if (decision.action === 'stop') throw stalledFor(row, decision.why);
       if (decision.action === 'post-copy') {
@@ -160,7 +160,7 @@ function eagerPages(row: Row): number {
 function tell(
   context: SagaContext,
   row: Row,
-  measured: RoundMeasurement,
+  measured: RoundMeasurement & { isCut: boolean },
   decision: Decision,
   remaining_ms: number,
 ): void {
@@ -173,6 +173,7 @@ function tell(
     present_bytes: bytes(measured.present_pages),
     changed_bytes: bytes(measured.changed_pages),
     wire_bytes: Math.round(measured.sent.wire_bytes),
+    left_bytes: measured.isCut ? leftOf(measured) : 0,
     link_bytes_s: measured.link_bytes_s,
     dirty_bytes_s: (bytes(dirty_pages) / elapsed_ms) * 1000,
     predicted_downtime_ms: downtime_ms,
@@ -180,6 +181,10 @@ function tell(
     decision: decision.action,
     why: decision.why,
   });
+}
+
+function leftOf({ changed_pages, sent }: RoundMeasurement): number {
+  return Math.max(0, bytes(changed_pages) - sent.zero_bytes - sent.reference_bytes - sent.data_bytes);
 }
 
 function bytes(pages: number): number {

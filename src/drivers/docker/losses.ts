@@ -1,4 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
+import { keptBy } from '../oci/kept-by.ts';
 import { nameOf } from './describe.ts';
 import { RUNTIME } from './create-body.ts';
 import type { Inspect, Volume } from './schema.ts';
@@ -39,7 +40,7 @@ export function lossesOf(inspect: Inspect, volumes: ReadonlyMap<string, Volume>)
 
 /** Throws for what cannot be moved at all, with the reason. `security` are the daemon's security options. */
 export function refuseUnmovable(inspect: Inspect, security: readonly string[]): void {
-  const reason = unmovable(inspect) ?? ofDaemon(security);
+  const reason = keptBy(inspect.Config.Labels) ?? unmovable(inspect) ?? ofDaemon(security);
   if (reason === undefined) return;
   throw new UmsError('UMS_E_SPECIFICATION', {
     message: `${nameOf(inspect)} cannot be moved: ${reason.why}`,

@@ -116,6 +116,10 @@ describe('what cannot be kept', () => {
     expect(judged((inspect) => (inspect.HostConfig.Runtime = 'ums'))).not.toThrow();
     expect(judged((inspect) => (inspect.GraphDriver.Name = 'btrfs'))).toThrow(/btrfs/);
     expect(judged((inspect) => (inspect.GraphDriver.Data = {}))).toThrow(/image store/);
+    const swarm = { 'com.docker.swarm.service.name': 'web' };
+    expect(judged((inspect) => (inspect.Config.Labels = swarm))).toThrow(
+      /web of Docker Swarm, which would make another/,
+    );
     const { original } = byName('plain');
     expect(() => refuseUnmovable(original, ['name=seccomp,profile=builtin', 'name=userns'])).toThrow(/user namespace/);
   });

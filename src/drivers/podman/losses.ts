@@ -1,4 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
+import { keptBy } from '../oci/kept-by.ts';
 import type { Inspect, Volume } from './schema.ts';
 
 /** Options of `podman create` that `podman inspect` does not tell and the destination therefore does not get. */
@@ -70,7 +71,7 @@ export function lossesOf(inspect: Inspect, volumes: ReadonlyMap<string, Volume>)
 
 /** Throws for what cannot be moved at all, with the reason. */
 export function refuseUnmovable(inspect: Inspect): void {
-  const reason = unmovable(inspect);
+  const reason = keptBy(inspect.Config.Labels) ?? unmovable(inspect);
   if (reason === undefined) return;
   throw new UmsError('UMS_E_SPECIFICATION', {
     message: `${inspect.Name} cannot be moved: ${reason.why}`,

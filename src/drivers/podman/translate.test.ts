@@ -104,6 +104,8 @@ describe('what cannot be kept', () => {
     expect(judged('plain', (inspect) => (inspect.Pod = 'abc'))).toThrow(/pod/);
     expect(judged('plain', (inspect) => (inspect.OCIRuntime = 'crun'))).toThrow(/crun/);
     expect(judged('plain', (inspect) => (inspect.HostConfig.PidMode = 'host'))).toThrow(/process id/);
+    const nomad = { 'com.hashicorp.nomad.alloc_id': 'abc' };
+    expect(judged('plain', (inspect) => (inspect.Config.Labels = nomad))).toThrow(/Nomad, which would make another/);
   });
 });
 

@@ -158,7 +158,10 @@ export class SenderQueue implements LinkHost {
   cutRounds(): void {
     const live = this.#bulk.filter((piece) => piece.job.mode === 'live');
     this.#bulk = this.#bulk.filter((piece) => piece.job.mode !== 'live');
-    for (const { job } of live) job.closed();
+    for (const { job, space, cursor } of live) {
+      space.leftOut = normaliseRanges([...space.leftOut, ...cursor.rest()]);
+      job.closed();
+    }
   }
 
   /** Demands may be answered from now on. */

@@ -23,6 +23,8 @@ export interface SenderSpace {
   reader: PageReader | undefined;
   /** What is known of each page's way as a final page (`Sent`). */
   readonly sent: PageBytes;
+  /** What a round should have sent and did not: of these the receiver may hold what they were before. */
+  leftOut: PageRange[];
 }
 
 /** One call of `send`, until every frame of it was acknowledged. */

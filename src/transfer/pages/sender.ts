@@ -95,7 +95,7 @@ export class PageSender {
 
   /**
    * What is under way of rounds arrives, and the rest of them is left out: calls for live pages that were made before this
-   * one resolve early. After the freeze `unchanged` and `confirm` tell what the receiver lacks.
+   * one resolve early. After the freeze `unchanged` and `confirm` tell what the receiver lacks, or holds as it was before.
    */
   cutRounds(): void {
     this.#cuts += 1;
@@ -116,13 +116,14 @@ export class PageSender {
   async unchanged(name: SpaceName, ranges: readonly PageRange[]): Promise<PageRange[]> {
     await this.frozen();
     const space = this.#space(name);
-    const lists = inFrames(normaliseRanges(ranges));
-    const requests = lists.map((list) =>
+    const all = normaliseRanges(ranges);
+    const sent = subtractRanges(all, space.leftOut);
+    const requests = inFrames(sent).map((list) =>
       this.#queue.ask(space, () => ({ type: 'unchanged', space: space.id, meta: encodeRanges(list) })),
     );
-    const lacking = await this.#answers(requests);
-    this.#held(space, subtractRanges(normaliseRanges(ranges), lacking));
-    return lacking;
+    const held = subtractRanges(sent, await this.#answers(requests));
+    this.#held(space, held);
+    return subtractRanges(all, held);
   }
 
   /** After the freeze: compares these by digest; what is the same is final. Returns what differs, still to be sent. */
@@ -187,7 +188,13 @@ export class PageSender {
     const cuts = this.#cuts;
     const run = (async () => {
       await before;
-      return this.#queue.send(new Job('live'), this.#space(name), cuts === this.#cuts ? ranges : []);
+      const space = this.#space(name);
+      if (cuts !== this.#cuts) {
+        space.leftOut = normaliseRanges([...space.leftOut, ...ranges]);
+        return this.#queue.send(new Job('live'), space, []);
+      }
+      space.leftOut = subtractRanges(space.leftOut, normaliseRanges(ranges));
+      return this.#queue.send(new Job('live'), space, ranges);
     })();
     // Only the order matters here; who called hears of a failure.
     this.#live = run.catch(() => undefined);
@@ -266,7 +273,7 @@ export class PageSender {
     const known = this.#spaces.get(name);
     if (known !== undefined) return known;
     if (this.#spaces.size >= SPACES_MAX) throw pagesFailed(`there are more than ${SPACES_MAX} processes and images`);
-    const space: SenderSpace = { id: this.#spaces.size, name, reader: undefined, sent: new PageBytes() };
+    const space: SenderSpace = { id: this.#spaces.size, name, reader: undefined, sent: new PageBytes(), leftOut: [] };
     this.#spaces.set(name, space);
     return space;
   }

@@ -67,6 +67,25 @@ describe('the page path', () => {
     expect(differences(bench.store, SPACE, memory)).toEqual([]);
   });
 
+  it('does not take for unchanged what a round that was cut short should have brought', async () => {
+    const bench = await open({ rate_bytes_s: 8_000_000 });
+    const memory = filled(3000, (page) => page + 1);
+    bench.sender.addSpace(SPACE, memory);
+    await bench.sender.send(SPACE, memory.ranges(), 'live');
+    for (let page = 1000; page < 4000; page += 1) memory.set(page, pageOf(page + 50_000));
+    const before = bench.sender.stats().pages;
+    const rounds = [1000, 2500].map((first) => bench.sender.send(SPACE, [{ first, count: 1500 }], 'live'));
+    await vi.waitFor(() => expect(bench.sender.stats().pages).toBeGreaterThan(before + 100));
+    bench.sender.cutRounds();
+    const sent = (await Promise.all(rounds)).reduce((sum, { pages }) => sum + pages, 0);
+    expect(sent).toBeLessThan(1500);
+    const lacking = await bench.sender.unchanged(SPACE, memory.ranges());
+    expect(countPages(lacking)).toBe(3000 - sent);
+    await bench.sender.send(SPACE, lacking, 'final');
+    await bench.sender.seal([{ name: SPACE, ranges: memory.ranges() }]);
+    expect(differences(bench.store, SPACE, memory)).toEqual([]);
+  });
+
   it('sends rounds, then only what changed, by whatever says so', async () => {
     const bench = await open();
     const memory = filled(1000, (page) => page);
