@@ -125,14 +125,14 @@ for (const tracker of TRACKERS) {
   });
 }
 
-/** What such a round leaves out, the destination has already, as it was before. */
-void describe('hybrid whose last round is cut short', () => {
+/** What it leaves out, the destination gets when the service runs there. */
+void describe('hybrid whose first round is cut short', () => {
   before(() => agentsWith(TRACKERS[0] ?? 'written'));
   after(() => removePulse(lab));
 
-  void it('brings what was left out as it is now', { timeout: 2 * MOVE_LIMIT_MS * PATIENCE }, async (context) => {
-    const words = ['--rate-limit', '150MB/s', '--max-rounds', '2'];
-    const service = { engine: 'runc', technique: 'hybrid', mib: 512, dirty_kb_s: 120_000, words } as const;
+  void it('brings what was left out', { timeout: 2 * MOVE_LIMIT_MS * PATIENCE }, async (context) => {
+    const words = ['--rate-limit', '150MB/s', '--max-rounds', '1'];
+    const service = { engine: 'runc', technique: 'hybrid', mib: 512, dirty_kb_s: 20_000, words } as const;
     // Where both sides are ready for the freeze only when the round is over, nothing is left out, and that is right too.
     for (let moves = 1; ; moves += 1) {
       const { rounds, memory_ok, continuous } = await freshMove(lab, service, { signal: new AbortController().signal });
@@ -140,8 +140,8 @@ void describe('hybrid whose last round is cut short', () => {
       assert.ok(continuous);
       const left = rounds.map((round) => round.left_bytes);
       context.diagnostic(`left out of each round: ${left.join(', ')} bytes`);
-      if (rounds.length === 2 && (left[1] ?? 0) > 0) return;
-      assert.ok(moves < MOVES_MAX, 'a second round was cut short');
+      if ((left[0] ?? 0) > 0) return;
+      assert.ok(moves < MOVES_MAX, 'a round was cut short');
     }
   });
 });

@@ -78,8 +78,9 @@ export async function copyRounds(
   try {
     // The policy ends by itself at max_rounds; this bound is for a policy that does not.
     for (let at = 0; at <= goals.max_rounds; at += 1) {
-      // Without memory that comes later, everything must have arrived before the freeze.
-      const mayCut = technique === 'hybrid';
+      // Without memory that comes later, everything must have arrived before the freeze. Of a later round, pages all over the
+      // memory would be left, and to tell which those are would take longer than it saves, while the service stands still.
+      const mayCut = technique === 'hybrid' && at === 0;
       const { measured, isCut } = await moving.round(at, cpu_share, signal, { nearEnd, mayCut });
       const [, foreseen] = await Promise.all([predicted, foreseeing]);
       foreseeing = undefined;
