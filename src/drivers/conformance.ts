@@ -3,7 +3,7 @@ import type { Driver, Tree } from './contract.ts';
 
 /**
  * What every driver must do, as a list of cases over two hosts: test/e2e/conformance.e2e.ts runs it against each driver
- * inside hosts of the lab. A new driver needs a world of its own there (how to start a service, and one by hand).
+ * inside hosts of the lab. A new driver needs a side of its own there (how to start a service, and one by hand).
  */
 export type ConformanceDriver = Pick<
   Driver,
@@ -510,16 +510,27 @@ const throttles = withService(
   },
 );
 
-export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
+const refusesLazy = withService(
+  'refuses a lazy dump, as it declares, and leaves the service as it is',
+  async (world, { name }) => {
+    const { source } = world;
+    const { handle, trees } = await source.driver.describe(name);
+    await assert.rejects(world.lazyCheckpoint(handle), throwsCode('UMS_E_TECHNIQUE'));
+    assert.equal(await source.driver.state(handle), 'frozen');
+    const at = await standsStill(source, trees);
+    await source.driver.thaw(handle);
+    await goesOn(source, trees, at);
+  },
+);
+
+const OF_ALL: readonly ConformanceCase[] = [
   listsAndDescribes,
   ambiguity,
   freezesAndThaws,
   checkpointKeepsFrozen,
   checkpointNeedsFrozen,
   moves,
-  lazyCheckpointKeepsFrozen,
   preparedCheckpointIsHarmless,
-  restoresPrepared,
   abandonsPrepared,
   throttles,
   settlesUntold,
@@ -531,3 +542,8 @@ export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   leavesForeign,
   survivesLoss,
 ];
+
+/** What a driver must pass, by what it declares. */
+export function conformanceCases({ whyNotLazy }: Pick<Driver, 'whyNotLazy'>): readonly ConformanceCase[] {
+  return [...OF_ALL, ...(whyNotLazy === undefined ? [lazyCheckpointKeepsFrozen, restoresPrepared] : [refusesLazy])];
+}

@@ -142,7 +142,10 @@ export interface RemoveOptions {
 
 export interface Driver {
   readonly engine: EngineName;
-  /** Why the memory of its services can travel only as CRIU's images, whatever their hosts can; undefined where it need not. */
+  /**
+   * Why the memory of its services can travel only as CRIU's images, whatever their hosts can; undefined where it need not.
+   * `checkpoint` and `restore` then refuse a lazy request with UMS_E_TECHNIQUE.
+   */
   readonly whyNotLazy?: string;
   fingerprint(): Promise<EngineFingerprint>;
   list(): Promise<ServiceSummary[]>;

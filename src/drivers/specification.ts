@@ -98,9 +98,12 @@ export const healthCheckSchema = z.object({
   onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
-export const engineSchema = z.enum(['runc', 'podman', 'docker', 'containerd', 'kubernetes', 'init']);
+const knownEngineSchema = z.enum(['runc', 'podman', 'docker', 'containerd', 'kubernetes', 'init']);
 /** Those of hosts, which a person can ask for. */
-export const hostEngineSchema = engineSchema.exclude(['init']);
+export const hostEngineSchema = knownEngineSchema.exclude(['init']);
+/** An engine whose driver is not a part of ums has a name that no later one of ums can have. */
+const outsideEngineSchema = z.templateLiteral(['x-', z.string().regex(/^[a-z0-9]{1,30}$/)]);
+export const engineSchema = z.union([knownEngineSchema, outsideEngineSchema]);
 
 /** A message of containerd's that is taken along as it is. */
 const opaqueSchema = z.object({ type: shortText, base64: z.string().max(1024 * 1024) });

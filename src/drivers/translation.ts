@@ -24,7 +24,7 @@ export function translate(specification: Specification, engine: EngineName | und
   const translation = TRANSLATIONS[from]?.[engine];
   if (translation !== undefined) return translation(specification);
   const pairs = Object.entries(TRANSLATIONS).flatMap(([one, to]) =>
-    Object.keys(to).map((other) => `${one} to ${other}`),
+    Object.keys(to ?? {}).map((other) => `${one} to ${other}`),
   );
   throw new UmsError('UMS_E_SPECIFICATION', {
     message: `${specification.name} is a service of ${from}, and ums cannot make one of ${engine} of it`,

@@ -14,6 +14,7 @@ import type {
   ServiceState,
   ServiceSummary,
 } from '../contract.ts';
+import { refuseLazy } from '../oci/service-errors.ts';
 import type { Specification } from '../specification.ts';
 import { boundOf, grantFindings, groupFindings, groupsOf } from './capabilities.ts';
 import { dump, readDescriptors, restore, stdioOf } from './criu.ts';
@@ -247,6 +248,7 @@ export class InitDriver implements Driver {
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
+    refuseLazy(this, request);
     const state = await this.state(handle);
     if (state !== 'frozen') throw notRunning(this.#image.name, state);
     const { pid } = await seenBy(this.#runDir);
@@ -266,6 +268,7 @@ export class InitDriver implements Driver {
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
+    refuseLazy(this, request);
     const state = await this.state(handle);
     if (state === 'restored') return;
     if (state !== 'created') throw notRunning(this.#image.name, state);

@@ -16,7 +16,8 @@ import { binOf, writeStandIns } from './stand-ins.ts';
  */
 export interface RestoreSettings {
   id: string;
-  runc: string;
+  /** Path of the runtime that the wrapper stands in for; none where the driver starts CRIU by itself. */
+  runc?: string;
   imagesDir: string;
   workDir: string;
   /** The container has a network namespace that CRIU makes anew, whose loopback must be brought up. */
@@ -25,6 +26,8 @@ export interface RestoreSettings {
   hookedNetwork?: boolean;
   /** The engine creates and starts in one step: the processes stay frozen until the agent lets them go. */
   staysFrozen?: boolean;
+  /** Control group (of version 2) that CRIU goes to before the service's is frozen, where no wrapper writes it down. */
+  home?: string;
   /** Memory comes from a lazy-pages daemon that listens in workDir. */
   lazy: boolean;
   /** Path of the real CRIU. */
@@ -68,6 +71,11 @@ export class RestoreArea {
     return join(binOf(this.directory(id)), 'criu');
   }
 
+  /** For CRIU_CONFIG_FILE: what CRIU must be told so that the restored processes stand still. */
+  criuSettings(id: string): string {
+    return join(this.directory(id), 'criu.conf');
+  }
+
   /** True from the preparation of a restore until it is settled or removed. */
   async exists(id: string): Promise<boolean> {
     return await exists(this.directory(id));
@@ -79,7 +87,8 @@ export class RestoreArea {
     await mkdir(directory, { recursive: true, mode: 0o700 });
     const put = (name: string, text: string): Promise<void> => writeFile(join(directory, name), text, { mode: 0o600 });
     await put('id', settings.id);
-    await put('runc', settings.runc);
+    if (settings.runc !== undefined) await put('runc', settings.runc);
+    if (settings.home !== undefined) await put('home-v2', `${settings.home}\n`);
     await put('images', settings.imagesDir);
     await put('work', settings.workDir);
     // tcp-close: connections to the old place cannot live on at the new one; the service sees them closed.

@@ -1,5 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
-import type { ServiceState, ServiceSummary } from '../contract.ts';
+import type { Driver, ServiceState, ServiceSummary } from '../contract.ts';
 
 /** Matches that are named in a message. */
 const NAMED_MAX = 5;
@@ -18,6 +18,20 @@ function commandsOf(command: string): EngineCommands {
     run: (name) => `Start it (${command} start ${name})`,
     free: (name) => `${command} rename ${name} OTHER`,
   };
+}
+
+/** A lazy request to a driver that declares that it takes none. */
+export function refuseLazy(
+  { engine, whyNotLazy }: Pick<Driver, 'engine' | 'whyNotLazy'>,
+  request: { lazy?: true },
+): void {
+  if (request.lazy !== true) return;
+  throw new UmsError('UMS_E_TECHNIQUE', {
+    message: `A service of ${engine} is not dumped or restored lazily: ${whyNotLazy ?? 'its driver cannot'}`,
+    fault: 'ums',
+    state: 'Nothing was changed.',
+    mend: 'Use --technique cold.',
+  });
 }
 
 /** What is wrong with a service, in the words of an engine whose commands a person knows. */
