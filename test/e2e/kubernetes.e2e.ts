@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
-import { before, describe, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
+import type { ServiceSummary } from '#src/drivers/contract.ts';
 import { z } from 'zod';
+import { CIRCUMSTANCES, removePod, runPod } from './support/kubernetes-refusals.ts';
 import { migrateToEnd, until } from './support/moves.ts';
+import { attempt, failedWith } from './support/refusals.ts';
 import { RemoteDriver } from './support/remote-driver.ts';
 import { type InContainer, lines, moveByCommand, statusOf, verified, wentOn, WORKLOAD } from './support/workload.ts';
 
@@ -257,4 +260,28 @@ void describe('a pod that cannot be moved', { timeout: TEST_LIMIT_MS }, () => {
       await kubectl(alpha, 'delete', 'pod', what.toLowerCase(), '--force', '--grace-period=0');
     }
   });
+});
+
+async function summaryOf(pod: string): Promise<ServiceSummary | undefined> {
+  return (await new RemoteDriver(alpha, 'kubernetes').list()).find(({ name }) => name === pod);
+}
+
+void describe('a pod that its cluster, or the other one, does not let go', { timeout: TEST_LIMIT_MS }, () => {
+  before(() => runPod(alpha, 'plain'));
+  after(() => removePod(alpha, 'plain'));
+
+  for (const { what, code, words, pod, make, undo } of CIRCUMSTANCES) {
+    void it(`is refused because ${what}, with what to do, and runs on`, async () => {
+      try {
+        await make(alpha, beta);
+        const before = await summaryOf(pod);
+        assert.equal(before?.state, 'running');
+        failedWith(await attempt(alpha, pod, 'beta'), code, words);
+        assert.deepEqual(await summaryOf(pod), before);
+      } finally {
+        await undo(alpha, beta);
+      }
+      await nothingRemains(beta);
+    });
+  }
 });
