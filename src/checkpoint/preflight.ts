@@ -85,6 +85,7 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
   const [first] = pids;
   if (first === undefined) return [];
   const firstNamespaces = await namespacesOf(first);
+  const depth = depthOf(await unlessGone(readFile(`/proc/${first}/status`, 'utf8'), ''));
   const own = await namespacesOf(process.pid);
   const mayReadLimits = hasCapability(await readFile('/proc/self/status', 'utf8'), CAP_SYS_RESOURCE);
   for (const pid of pids) {
@@ -95,17 +96,20 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
       table = await socketsOf(pid);
       sockets.set(network, table);
     }
+    const status = await unlessGone(readFile(`/proc/${pid}/status`, 'utf8'), '');
+    // Another container of the service has a namespace beside the first one's, a nested one has it below.
+    const beside = depthOf(status) === depth ? namespaces['pid'] : undefined;
     const view: ProcessView = {
       pid,
       descriptors: await descriptorsOf(pid),
       maps: await unlessGone(readFile(`/proc/${pid}/maps`, 'utf8'), ''),
-      status: await unlessGone(readFile(`/proc/${pid}/status`, 'utf8'), ''),
+      status,
       knownSockets: table.known,
       refusedSockets: table.refused,
       namespaces,
       sharesIpc: namespaces['ipc'] !== undefined && namespaces['ipc'] === own['ipc'],
       mayReadLimits,
-      firstNamespaces,
+      firstNamespaces: beside === undefined ? firstNamespaces : { ...firstNamespaces, pid: beside },
     };
     const strays = await filesOfOtherMounts(pid);
     for (const stray of strays) findings.set(`descriptor.mount ${stray}`, ofOtherMount(stray));
@@ -113,6 +117,11 @@ export async function checkProcesses(pids: readonly number[]): Promise<Finding[]
     for (const finding of judgeProcess(view)) findings.set(`${finding.id} ${finding.why}`, finding);
   }
   return [...findings.values()];
+}
+
+/** In how many process id namespaces it has a number (proc(5): NSpid). */
+function depthOf(status: string): number {
+  return /^NSpid:\s*(.*)$/m.exec(status)?.[1]?.split(/\s+/).length ?? 0;
 }
 
 async function descriptorsOf(pid: number): Promise<string[]> {

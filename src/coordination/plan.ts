@@ -1,5 +1,6 @@
 import { versionAtLeast } from '#src/checkpoint/criu.ts';
 import type { HostFingerprint } from '#src/checkpoint/fingerprint.ts';
+import type { Specification } from '#src/drivers/specification.ts';
 import type { Choice, TrackerKind } from '#src/decision/index.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { type Plan, planSchema, type Sizes } from './messages.ts';
@@ -25,6 +26,12 @@ export function whyNotLazy(source: HostFingerprint, destination: HostFingerprint
     if (missing.length > 0) return `CRIU at the ${side} says that ${missing.join(' and ')} do not work there`;
   }
   return undefined;
+}
+
+/** Why the memory of this service cannot travel on the page path between any hosts. */
+export function whyNotApart({ containers }: Pick<Specification, 'containers'>): string | undefined {
+  if (containers === undefined) return undefined;
+  return `it has ${containers} containers, and the memory of several moves only while they stand still`;
 }
 
 /** How written pages will be found, as far as the host's fingerprint tells; the tracker's own probe decides. */

@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { compareHosts, type HostFingerprint } from '#src/checkpoint/fingerprint.ts';
 import { checkProcesses } from '#src/checkpoint/preflight.ts';
 import type { Driver, EngineFingerprint, Finding, ServiceDescription, Tree } from '#src/drivers/contract.ts';
-import type { Specification } from '#src/drivers/specification.ts';
+import { imagesOf, type Specification } from '#src/drivers/specification.ts';
 import { translate } from '#src/drivers/translation.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -13,7 +13,7 @@ import type { SagaContext } from './context.ts';
 import { forecast, type ForecastInputs } from './forecast.ts';
 import { greet } from './greet.ts';
 import { peerCheckResponseSchema, PROTOCOL, type Sizes } from './messages.ts';
-import { likelyTracker, whyNotLazy } from './plan.ts';
+import { likelyTracker, whyNotApart, whyNotLazy } from './plan.ts';
 import { statusOf } from './process-status.ts';
 import { sampleMemory } from './sample.ts';
 import type { MigrateOptions } from './schema.ts';
@@ -219,7 +219,10 @@ export async function preflight(
     checkProcesses(pids),
     guests(pids),
   ]);
-  const image_bytes = specification.image.kind === 'image' ? specification.image.size_bytes : 0;
+  const image_bytes = imagesOf(specification).reduce(
+    (sum, image) => sum + (image.kind === 'image' ? image.size_bytes : 0),
+    0,
+  );
   const sizes: Sizes = { state_bytes, file_bytes, image_bytes };
   findings.push(...criuFindings, ...guestFindings, ...undecidedBinds(specification));
   findings.push(...sharedFindings(specification, options.sharedVolumes));
@@ -244,7 +247,7 @@ export async function preflight(
     signal,
   });
   findings.push(...theirs.findings);
-  const notLazy = driver.whyNotLazy ?? whyNotLazy(fingerprint, hello.fingerprint);
+  const notLazy = driver.whyNotLazy ?? whyNotApart(specification) ?? whyNotLazy(fingerprint, hello.fingerprint);
   const rtt_ms = await context.peers.ping(destination);
   const forecasting = async (): Promise<Forecast> => {
     const inputs: ForecastInputs = {

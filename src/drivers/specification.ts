@@ -7,6 +7,8 @@ import { z } from 'zod';
 const text = z.string().max(4096);
 const shortText = z.string().max(512);
 const absolutePath = z.string().max(4096).startsWith('/');
+/** Containers of one service. */
+const CONTAINERS_MAX = 100;
 
 export const mountSchema = z.discriminatedUnion('kind', [
   /** Storage that the engine manages under a name; its content moves with the service. */
@@ -168,7 +170,16 @@ export const specificationSchema = z.object({
   /** runc only: the bundle's path, and its config.json to the byte (it is the specification there). */
   bundle: z.object({ path: absolutePath, configText: z.string().max(4 * 1024 * 1024) }).optional(),
   /** Kubernetes only: the pod's manifest without what its cluster added (it is the specification there). */
-  pod: z.object({ namespace: shortText, manifest: z.string().max(2 * 1024 * 1024) }).optional(),
+  pod: z
+    .object({
+      namespace: shortText,
+      manifest: z.string().max(2 * 1024 * 1024),
+      /** Of its other containers, where they are others than `image`. */
+      images: z.array(imageSchema).max(CONTAINERS_MAX).optional(),
+    })
+    .optional(),
+  /** How many containers it has, where it is not one: they share networks and volumes, and move as one. */
+  containers: z.int().min(2).max(CONTAINERS_MAX).optional(),
   /** containerd only: the rest of the container's record, with its OCI configuration to the byte. */
   containerd: z
     .object({
@@ -183,6 +194,11 @@ export const specificationSchema = z.object({
     .optional(),
 });
 export type Specification = z.infer<typeof specificationSchema>;
+
+/** What must be at a host so that the service can be made there. */
+export function imagesOf({ image, pod }: Pick<Specification, 'image' | 'pod'>): Image[] {
+  return [image, ...(pod?.images ?? [])];
+}
 
 /** The network of a service of which its engine says no more than this. */
 export function bareNetwork(mode: Specification['network']['mode'], managesHosts = false): Specification['network'] {

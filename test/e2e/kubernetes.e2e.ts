@@ -4,11 +4,13 @@ import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
 import type { ServiceSummary } from '#src/drivers/contract.ts';
 import { z } from 'zod';
+import { kubectl } from './support/deployments.ts';
 import { CIRCUMSTANCES, removePod, runPod } from './support/kubernetes-refusals.ts';
 import { migrateToEnd, until } from './support/moves.ts';
+import { nothingRemains } from './support/pods.ts';
 import { attempt, failedWith } from './support/refusals.ts';
 import { RemoteDriver } from './support/remote-driver.ts';
-import { type InContainer, lines, moveByCommand, statusOf, verified, wentOn, WORKLOAD } from './support/workload.ts';
+import { type InContainer, moveByCommand, statusOf, verified, wentOn, WORKLOAD } from './support/workload.ts';
 
 /** Pods between two clusters, as each of the clusters sees them before and after. */
 const TEST_LIMIT_MS = 400_000;
@@ -28,10 +30,6 @@ before(async () => {
 
 const inside: InContainer = (host, args) =>
   host.exec('kubectl', ['exec', NAME, '--', ...args], { timeout_ms: EXEC_LIMIT_MS, okExitCodes: [0, 1] });
-
-async function kubectl(host: Host, ...words: string[]): Promise<string> {
-  return (await host.exec('kubectl', words, { timeout_ms: EXEC_LIMIT_MS })).stdout.trim();
-}
 
 /** Its program may answer before the cluster knows that it runs. */
 async function isReady(host: Host): Promise<void> {
@@ -111,33 +109,6 @@ async function viewOf(host: Host) {
       })),
     },
   };
-}
-
-/** What the cluster, its runtime, the kernel and ums still know of a pod on a host that has no other. */
-async function remains(host: Host): Promise<string[]> {
-  const found = await Promise.all([
-    lines(host, 'kubectl', ['get', 'pods', '-o', 'name']),
-    lines(host, 'sh', ['-c', 'ls -d /run/containerd/runc/k8s.io/* /var/lib/kubelet/pods/* 2>/dev/null || true']),
-    lines(host, 'sh', [
-      '-c',
-      'ls -d /run/ums-runtime/* /var/lib/ums-runtime/* /var/lib/*/ums-arriving/* /run/ums-arriving/* 2>/dev/null || true',
-    ]),
-    lines(host, 'sh', [
-      '-c',
-      'ls -d /run/ums/staging/* /run/ums/restore/* /var/lib/ums/created/*/* 2>/dev/null || true',
-    ]),
-    lines(host, 'sh', ['-c', `ps -eo args | grep -E '^(${WORKLOAD}|/bin/${WORKLOAD}|criu|containerd-shim) ' || true`]),
-  ]);
-  const kinds = ['pod', 'kubelet', 'runtime', 'ums', 'process'];
-  return found.flatMap((those, at) => those.map((one) => `${kinds[at]}: ${one}`));
-}
-
-async function nothingRemains(host: Host): Promise<void> {
-  await until(`nothing is left on ${host.name}`, START_LIMIT_MS, async () => {
-    const found = await remains(host);
-    if (found.length > 0) throw new Error(found.join('\n'));
-    return true;
-  });
 }
 
 /** The restart policy and `kubectl delete` work on the moved pod as on any other. */

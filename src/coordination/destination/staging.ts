@@ -1,9 +1,9 @@
-import { readdirSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { verifyImages } from '#src/transfer/pages/images.ts';
+import { imageNames, verifyImages } from '#src/transfer/pages/images.ts';
 
 const pagesSchema = z.array(z.object({ name: z.string(), size: z.int() }));
 const imagesSchema = z.array(z.object({ name: z.string(), size: z.int(), sha256: z.string() }));
@@ -11,18 +11,22 @@ const PAGE_FILE = /^(pages|pagemap)-[a-z0-9-]+\.img$/;
 
 /** Whether the images that were sent as files include memory pages. */
 export function hasPages(images: unknown): boolean {
-  return imagesSchema.parse(images).some((image) => image.name.startsWith('pages-'));
+  return imagesSchema.parse(images).some(isOfPages);
+}
+
+function isOfPages({ name }: { name: string }): boolean {
+  return basename(name).startsWith('pages-');
 }
 
 /** Names and sizes of the files that the page server wrote; TLS and the page server vouch for their content. */
 export function pageManifest(directory: string): z.infer<typeof pagesSchema> {
-  const names = readdirSync(directory).filter((name) => PAGE_FILE.test(name));
+  const names = imageNames(directory).filter((name) => PAGE_FILE.test(basename(name)));
   return names.sort().map((name) => ({ name, size: statSync(join(directory, name)).size }));
 }
 
 /** Compares the staging directory with what was received, right before it is restored from. */
 export async function verifyStaging(directory: string, images: unknown, pages: unknown): Promise<void> {
-  const sent = imagesSchema.parse(images).filter((image) => image.name.startsWith('pages-'));
+  const sent = imagesSchema.parse(images).filter(isOfPages);
   const expected = [...pagesSchema.parse(pages), ...sent];
   const found = pageManifest(directory);
   for (const file of expected) {
@@ -37,7 +41,7 @@ export async function verifyStaging(directory: string, images: unknown, pages: u
     }
   }
   // Memory was checked as it arrived; hashing it once more would keep the service waiting.
-  const small = imagesSchema.parse(images).filter((image) => !image.name.startsWith('pages-'));
+  const small = imagesSchema.parse(images).filter((image) => !isOfPages(image));
   await verifyImages(directory, small);
 }
 

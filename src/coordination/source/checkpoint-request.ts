@@ -1,7 +1,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CheckpointRequest } from '#src/drivers/contract.ts';
-import type { SagaContext } from '../context.ts';
+import { type SagaContext, specificationOf } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { sizesSchema } from '../messages.ts';
 import { planOf } from '../plan.ts';
@@ -14,8 +14,9 @@ const DUMP_TIMEOUT_MS = 3_600_000;
  */
 const LOCAL_DUMP_MAX_BYTES = 64 * 1024 * 1024;
 
-/** Whether CRIU writes all that it dumps to files on this host. */
+/** Whether CRIU writes all that it dumps to files on this host. A page server serves one dump. */
 export function dumpsHere(row: Row): boolean {
+  if (specificationOf(row).containers !== undefined) return true;
   return planOf(row).path === 'pages' || sizesSchema.parse(row.data['sizes']).state_bytes <= LOCAL_DUMP_MAX_BYTES;
 }
 

@@ -1,5 +1,5 @@
 import { allOf } from '../all-of.ts';
-import type { SagaContext } from '../context.ts';
+import { type SagaContext, specificationOf } from '../context.ts';
 import { greet } from '../greet.ts';
 import type { Row } from '../journal.ts';
 import { answerSchema, prepareRequestSchema, sizesSchema } from '../messages.ts';
@@ -47,7 +47,7 @@ export const copying: SourceStep = {
     await memory.moving?.lastRound(signal);
     // A round may have taken minutes, after which a request needs a new connection: two and a half round trips, for which
     // the service would stand still.
-    if (isPrepared(row))
+    if (technique !== 'cold')
       await allOf([openImages(context, row, signal, memory), greet(context, row.destination, signal)]);
     return 'holding';
   },
@@ -72,10 +72,10 @@ async function calm({ moving }: SourceMemory): Promise<void> {
 
 /**
  * Commands of either engine on this service wait, or fail, as long as something is prepared. Under cold migration that
- * would be as long as memory travels, and what it saves would hardly show.
+ * would be as long as memory travels, and what it saves would hardly show; of several containers it shows.
  */
 function isPrepared(row: Row): boolean {
-  return planOf(row).technique !== 'cold';
+  return planOf(row).technique !== 'cold' || specificationOf(row).containers !== undefined;
 }
 
 /** Opened now, so that the images need no handshake while the service stands still. */

@@ -1,17 +1,21 @@
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { UmsError } from '#src/telemetry/errors.ts';
+import type { RestoreRequest } from '../contract.ts';
 import { isMissing, poll } from '../oci/cgroup.ts';
-import type { EngineStart } from '../oci/engine-restore.ts';
+import type { EngineRestore, EngineStart } from '../oci/engine-restore.ts';
 import { exists } from '../oci/files.ts';
 import { type LogFile, LINES_IMAGE } from '../oci/log-file.ts';
+import type { CreateRecords } from '../oci/records.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
 import { linkRuntime, RUNTIME_LINKS } from '../oci/runtime-links.ts';
 import type { Cluster, KubernetesApi } from './api.ts';
-import type { CreateRecord } from './create.ts';
+import { containersOf, type CreateRecord, moveIn, wantedOf } from './create.ts';
 import { ended, say, type Waiting, waitingAt } from './gate.ts';
+import { partOf } from './group.ts';
 import { MIGRATION_ANNOTATION, manifestHere } from './manifest.ts';
-import { logPath, type PodName, runtimeContainer } from './node.ts';
+import { muteLoopback } from './loopback.ts';
+import { type Bundle, bundleOf, logPath, type PodName, runtimeContainer } from './node.ts';
 import { type Pod, podSchema } from './schema.ts';
 
 /** Milliseconds for the kubelet to bring a new pod to its gate: volumes, network, sandbox. */
@@ -22,6 +26,52 @@ const LOG_LIMIT_BYTES = 2 ** 20;
 export interface Arrival {
   pod: Pod;
   waiting: Waiting;
+  /** What containerd made for the container that waits. */
+  bundle: Bundle;
+  /** What it is called in its pod. */
+  name: string;
+}
+
+/** What a restore is made with. */
+export interface Means {
+  cluster: Cluster;
+  area: RestoreArea;
+  restores: EngineRestore;
+  records: CreateRecords<CreateRecord>;
+}
+
+/** The kubelet starts one container when it has started the one before, so each is restored when it is its turn. */
+export async function restoreAll(
+  means: Means,
+  record: CreateRecord,
+  key: string,
+  request: RestoreRequest,
+): Promise<void> {
+  const names = wantedOf(record);
+  let known = record;
+  // What has come before, an earlier call has restored.
+  for (let at = containersOf(record).length; at < names.length; at += 1) {
+    known = await restoreOne(means, known, key, at, await partOf(request, at, names.length));
+  }
+}
+
+async function restoreOne(
+  { cluster, area, restores, records }: Means,
+  before: CreateRecord,
+  key: string,
+  at: number,
+  request: RestoreRequest,
+): Promise<CreateRecord> {
+  const arrival = await bringToGate(cluster, before, key, at);
+  const { container } = arrival.waiting;
+  const { uid } = arrival.pod.metadata;
+  const record = { ...before, uid, ...(at === 0 ? { container } : { more: [...before.more, container] }) };
+  await records.write(key, record);
+  await moveIn(record, key, uid, arrival.bundle, at);
+  const localConnections = wantedOf(record).length > 1;
+  if (localConnections && at === 0) await muteLoopback(arrival.bundle.network ?? '');
+  await restores.run(await startOf(area, arrival, key, localConnections), request);
+  return record;
 }
 
 /** The pod of this migration that is here: by its annotation, so that one which somebody else made is not taken for it. */
@@ -30,17 +80,18 @@ export async function podOfMigration(api: KubernetesApi, record: CreateRecord, k
   return pod?.metadata.annotations[MIGRATION_ANNOTATION] === key ? pod : undefined;
 }
 
-/** Makes the pod, if it is not there yet, and waits until its container waits at the gate. */
-export async function bringToGate(cluster: Cluster, record: CreateRecord, key: string): Promise<Arrival> {
+/** Makes the pod, if it is not there yet, and waits until this one of its containers, by its place, waits at the gate. */
+export async function bringToGate(cluster: Cluster, record: CreateRecord, key: string, at: number): Promise<Arrival> {
+  const wanted = wantedOf(record)[at] ?? '';
   const api = await cluster.api();
   const pod = (await usablePod(api, record, key)) ?? (await makePod(cluster, api, record, key));
-  let waiting: Waiting | undefined;
+  let found: Pick<Arrival, 'waiting' | 'bundle'> | undefined;
   let refused: string | undefined;
   let asked_ms = 0;
   await poll(
     async () => {
-      waiting = await waitingAt(key);
-      if (waiting !== undefined) return true;
+      found = await atGate(key, wanted);
+      if (found !== undefined) return true;
       // The kubelet may have refused it, which only Kubernetes tells; that need not be asked as often.
       if (performance.now() - asked_ms < 1000) return false;
       asked_ms = performance.now();
@@ -50,13 +101,23 @@ export async function bringToGate(cluster: Cluster, record: CreateRecord, key: s
     GATE_LIMIT_MS,
     5,
   );
-  if (waiting !== undefined) return { pod, waiting };
+  if (found !== undefined) return { pod, ...found, name: wanted };
   const last = await podOfMigration(api, record, key);
   throw new UmsError('UMS_E_RESTORE', {
     message: `The kubelet does not start pod ${record.name}: ${refused ?? reasonOf(last) ?? 'it gives no reason'}`,
     fault: 'destination',
     mend: `kubectl --namespace ${record.namespace} describe pod ${record.name}, and the log of containerd`,
   });
+}
+
+/** The kubelet goes on to the next when one has waited too long: that one is sent away, and both come again in their order. */
+async function atGate(key: string, wanted: string): Promise<Pick<Arrival, 'waiting' | 'bundle'> | undefined> {
+  const waiting = await waitingAt(key);
+  const bundle = waiting === undefined ? undefined : await bundleOf(waiting.container);
+  if (waiting === undefined || bundle === undefined) return undefined;
+  if (bundle.name === '' || bundle.name === wanted) return { waiting, bundle };
+  await say(key, 'no');
+  return undefined;
 }
 
 /** One that waited too long at its gate may have failed for good, by its restart policy: then another one is made. */
@@ -82,17 +143,23 @@ function problemOf(pod: Pod | undefined): string | undefined {
 }
 
 function reasonOf(pod: Pod | undefined): string | undefined {
-  const waiting = pod?.status?.containerStatuses[0]?.state.waiting;
+  const statuses = pod?.status?.containerStatuses ?? [];
+  const waiting = statuses.find(({ state }) => state.waiting !== undefined)?.state.waiting;
   return waiting === undefined ? undefined : `${waiting.reason} ${waiting.message}`.trim();
 }
 
 /** How the container at the gate is brought to life: it is let go, and the kubelet goes on as with any other. */
-export async function startOf(area: RestoreArea, arrival: Arrival, key: string): Promise<EngineStart> {
-  const { pod, waiting } = arrival;
+async function startOf(
+  area: RestoreArea,
+  arrival: Arrival,
+  key: string,
+  localConnections: boolean,
+): Promise<EngineStart> {
+  const { pod, waiting, name } = arrival;
   const id = waiting.container;
   return {
     container: runtimeContainer(id),
-    settings: { ownNetwork: false, staysFrozen: true },
+    settings: { ownNetwork: false, staysFrozen: true, localConnections },
     launch: async (limit_ms) => {
       await linkRuntime(area, id);
       if (!(await say(key, 'go'))) {
@@ -106,7 +173,7 @@ export async function startOf(area: RestoreArea, arrival: Arrival, key: string):
       await started(id);
     },
     merged: '',
-    log: await logHere(podName(pod), containerName(pod)),
+    log: await logHere(podName(pod), name),
     kept: [],
   };
 }
@@ -123,10 +190,6 @@ async function started(id: string): Promise<void> {
 
 export function podName({ metadata: { namespace, name, uid } }: Pod): PodName {
   return { namespace, name, uid };
-}
-
-export function containerName(pod: Pod): string {
-  return pod.spec.containers[0]?.name ?? '';
 }
 
 /** The newest log of a container: one is begun each time that the kubelet starts it. */

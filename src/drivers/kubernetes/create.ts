@@ -7,13 +7,14 @@ import { entriesOf, exists } from '../oci/files.ts';
 import type { CreateRecords } from '../oci/records.ts';
 import type { Specification } from '../specification.ts';
 import type { KubernetesApi } from './api.ts';
+import { emptyDirs, upperIds } from './describe.ts';
 import { errors } from './errors.ts';
-import { emptyDirs } from './describe.ts';
 import { makeGate, removeGate } from './gate.ts';
 import { writeHandle } from './handle.ts';
 import { podOf } from './manifest.ts';
 import { type Bundle, CONTAINERD_ROOT, emptyDirPath, KUBELET_ROOT, SHM } from './node.ts';
 import { ownerSchema, placeOf as placeOfPod } from './owner-told.ts';
+import { type Pod, podSchema } from './schema.ts';
 
 /**
  * What one `create` makes, and the pod that `restore` makes later: a pod cannot be made without being started, and the
@@ -32,6 +33,8 @@ export const createRecordSchema = z.object({
   uid: z.string().optional(),
   /** The container into which the files were moved, noted before they are. */
   container: z.string().optional(),
+  /** The same of those that follow it in the manifest. */
+  more: z.array(z.string()).default([]),
 });
 export type CreateRecord = z.infer<typeof createRecordSchema>;
 type Records = CreateRecords<CreateRecord>;
@@ -44,9 +47,28 @@ function arriving(root: string, key: string): string {
   return join(root, ARRIVING, key);
 }
 
-function treesOf(key: string, volumes: readonly string[]): Tree[] {
+/** The containers that a record knows of, in the order of the manifest. */
+export function containersOf({ container, more }: CreateRecord): string[] {
+  return container === undefined ? [] : [container, ...more];
+}
+
+function podIn({ manifest }: Pick<CreateRecord, 'manifest'>): Pod {
+  return podSchema.parse(JSON.parse(manifest));
+}
+
+/** The names of all containers that it shall have. */
+export function wantedOf(record: Pick<CreateRecord, 'manifest'>): string[] {
+  return podIn(record).spec.containers.map(({ name }) => name);
+}
+
+function treesOf(key: string, { volumes, manifest }: Pick<CreateRecord, 'volumes' | 'manifest'>): Tree[] {
   return [
-    { id: 'upper', path: join(arriving(CONTAINERD_ROOT, key), 'upper'), kind: 'overlay-upper' },
+    ...upperIds(podIn({ manifest })).map((id) => ({
+      id,
+      // A container's name has no character that a file's could not have.
+      path: join(arriving(CONTAINERD_ROOT, key), id.replace(':', '-')),
+      kind: 'overlay-upper' as const,
+    })),
     { id: 'shm', path: join(arriving(MEMORY_ROOT, key), 'shm'), kind: 'plain' },
     ...volumes.map((name) => ({
       id: `volume:${name}`,
@@ -75,6 +97,7 @@ export async function createPlace(
     volumes: emptyDirs(pod),
     ...(owner === undefined ? {} : { owner }),
     labels,
+    more: [],
   });
   const created = await findPlace(records, key);
   if (created === undefined) throw errors.gone(name);
@@ -86,22 +109,33 @@ export async function findPlace(records: Records, key: string): Promise<CreatedS
   const record = await records.read(key);
   if (record === undefined) return undefined;
   await makeGate(key);
-  const trees = treesOf(key, record.volumes);
+  const trees = treesOf(key, record);
   for (const { path } of trees) await mkdir(path, { recursive: true });
   const { namespace, name } = record;
   return { handle: writeHandle({ v: 1, engine: 'kubernetes', namespace, name, key }), id: key, trees };
 }
 
-/** The files go where the container has its own. Again after a crash: what was moved is no longer here. */
-export async function moveIn(record: CreateRecord, key: string, uid: string, bundle: Bundle): Promise<void> {
-  for (const tree of treesOf(key, record.volumes)) {
+/**
+ * The files go where the container has its own, and with the first of a pod what all of them share. Again after a crash: what
+ * was moved is no longer here.
+ */
+export async function moveIn(
+  record: CreateRecord,
+  key: string,
+  uid: string,
+  bundle: Bundle,
+  at: number,
+): Promise<void> {
+  const own = upperIds(podIn(record))[at];
+  for (const tree of treesOf(key, record)) {
+    if (tree.kind === 'overlay-upper' ? tree.id !== own : at > 0) continue;
     const target = placeOf(tree, uid, bundle);
     if (target !== undefined && (await exists(tree.path))) await moveInto(tree.path, target);
   }
 }
 
-function placeOf({ id }: Tree, uid: string, bundle: Bundle): string | undefined {
-  if (id === 'upper') return bundle.upper;
+function placeOf({ id, kind }: Tree, uid: string, bundle: Bundle): string | undefined {
+  if (kind === 'overlay-upper') return bundle.upper;
   if (id === 'shm') return bundle.sources.get(SHM);
   return emptyDirPath(uid, id.slice('volume:'.length));
 }

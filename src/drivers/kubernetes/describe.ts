@@ -18,9 +18,21 @@ export function theContainer(pod: Pod): Pod['spec']['containers'][number] {
   return container;
 }
 
-/** A pod of one container → what it is, in no engine's words, and its own manifest, which is the specification there. */
-export function specificationOf(pod: Pod, image: Image, owner?: Owner): Specification {
+/** What its containers were made from, in their order, as the pod says it. */
+export function imageNames({ spec }: Pod): [string, ...string[]] {
+  const [first, ...others] = spec.containers.map(({ image }) => image);
+  if (first === undefined) throw new Error('a pod without containers');
+  return [first, ...others];
+}
+
+/**
+ * A pod → what it is, in no engine's words, and its own manifest, which is the specification there. Of several containers it is the
+ * first whose program is named; `images` begins with its own.
+ */
+export function specificationOf(pod: Pod, images: readonly [Image, ...Image[]], owner?: Owner): Specification {
   const { metadata, spec } = pod;
+  const [image, ...others] = images;
+  const ports = spec.containers.flatMap((one) => one.ports);
   const container = theContainer(pod);
   return {
     version: 1,
@@ -37,12 +49,12 @@ export function specificationOf(pod: Pod, image: Image, owner?: Owner): Specific
     labels: labelsOf(pod),
     annotations: metadata.annotations,
     mounts: mountsOf(pod),
-    ports: container.ports.flatMap(({ hostPort, hostIP, containerPort, protocol }) =>
+    ports: ports.flatMap(({ hostPort, hostIP, containerPort, protocol }) =>
       hostPort === undefined || hostPort === 0
         ? []
         : [{ hostIp: hostIP ?? '', hostPort, containerPort, protocol: protocolOf(protocol) }],
     ),
-    exposedPorts: container.ports.map(({ containerPort, protocol }) => `${containerPort}/${protocol.toLowerCase()}`),
+    exposedPorts: ports.map(({ containerPort, protocol }) => `${containerPort}/${protocol.toLowerCase()}`),
     network: bareNetwork('bridge', true),
     restartPolicy: { name: RESTART[spec.restartPolicy] ?? 'always', retries: 0 },
     resources: {},
@@ -60,7 +72,12 @@ export function specificationOf(pod: Pod, image: Image, owner?: Owner): Specific
     logOptions: {},
     autoRemove: false,
     namespaces: { pid: '', ipc: '', uts: '', user: '', cgroup: '' },
-    pod: { namespace: metadata.namespace, manifest: JSON.stringify(manifestOf(pod, owner)) },
+    pod: {
+      namespace: metadata.namespace,
+      manifest: JSON.stringify(manifestOf(pod, owner)),
+      ...(others.length === 0 ? {} : { images: others }),
+    },
+    ...(spec.containers.length === 1 ? {} : { containers: spec.containers.length }),
   };
 }
 
@@ -79,9 +96,12 @@ export function emptyDirs(pod: Pod): string[] {
   return pod.spec.volumes.filter((volume) => 'emptyDir' in volume).map(({ name }) => name);
 }
 
+/** A volume that several containers mount is named once. */
 function mountsOf(pod: Pod): Mount[] {
   const moving = new Set(emptyDirs(pod));
-  return theContainer(pod).volumeMounts.flatMap(({ name, mountPath, readOnly }): Mount[] =>
+  const mounts = pod.spec.containers.flatMap(({ volumeMounts }) => volumeMounts).toReversed();
+  const first = new Map(mounts.map((mount) => [mount.name, mount]));
+  return [...first.values()].toReversed().flatMap(({ name, mountPath, readOnly }): Mount[] =>
     moving.has(name)
       ? [
           {
@@ -100,11 +120,19 @@ function mountsOf(pod: Pod): Mount[] {
   );
 }
 
-/** Where what moves of it is on this node. */
-export function sourceTrees(pod: Pod, bundle: Bundle): Tree[] {
-  const shm = bundle.sources.get(SHM);
+/** What the writable layers of its containers are called on their way. */
+export function upperIds({ spec }: Pod): string[] {
+  return spec.containers.map(({ name }, at) => (at === 0 ? 'upper' : `upper:${name}`));
+}
+
+/** Where what moves of it is on this node; the bundles are those of its containers. */
+export function sourceTrees(pod: Pod, bundles: readonly Bundle[]): Tree[] {
+  const shm = bundles[0]?.sources.get(SHM);
   return [
-    { id: 'upper', path: bundle.upper, kind: 'overlay-upper' },
+    ...upperIds(pod).flatMap((id, at) => {
+      const path = bundles[at]?.upper;
+      return path === undefined ? [] : [{ id, path, kind: 'overlay-upper' as const }];
+    }),
     ...(shm === undefined ? [] : [{ id: 'shm', path: shm, kind: 'plain' as const }]),
     ...emptyDirs(pod).map((name) => ({
       id: `volume:${name}`,

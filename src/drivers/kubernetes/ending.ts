@@ -13,8 +13,8 @@ const UNTRACED_LIMIT_MS = 60_000;
 const END_LIMIT_MS = 60_000;
 
 /** Its processes end without one more instruction of theirs. A dump that goes on is waited for. */
-export async function endWhereItStands(container: RuntimeContainer | undefined): Promise<void> {
-  const freezer = container === undefined ? undefined : await freezerSeen(container);
+export async function endWhereItStands(container: RuntimeContainer): Promise<void> {
+  const freezer = await freezerSeen(container);
   if (freezer === undefined) return;
   const pids = await processesOf(freezer);
   await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);

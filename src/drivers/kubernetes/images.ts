@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
-import type { Image, Specification } from '../specification.ts';
+import { type Image, imagesOf, type Specification } from '../specification.ts';
 
 /** Images as the kubelet's containerd keeps them: by name, and by the digest of what the name leads to. */
 const NAMESPACE = 'k8s.io';
@@ -43,10 +43,17 @@ export function fullName(name: string): string {
   return `${located}${end === '' ? ':latest' : end}`;
 }
 
-/** The image that a container was made from, by the name that its pod has for it. */
-export async function describeImage(name: string): Promise<Image> {
-  const wanted = fullName(name);
-  const found = (await listImages()).find((image) => image.name === wanted);
+/** The images that a pod's containers were made from, each once, by the names that the pod has for them. */
+export async function describeImages([name, ...more]: readonly [string, ...string[]]): Promise<[Image, ...Image[]]> {
+  const here = await listImages();
+  const first = await described(here, fullName(name));
+  const others = new Set(more.map(fullName));
+  others.delete(fullName(name));
+  return [first, ...(await Promise.all([...others].map((one) => described(here, one))))];
+}
+
+async function described(here: readonly Listed[], wanted: string): Promise<Image> {
+  const found = here.find((image) => image.name === wanted);
   if (found !== undefined) {
     const configuration = await configurationOf(found.digest);
     const known = configuration === undefined ? {} : { configuration };
@@ -69,28 +76,36 @@ async function configurationOf(digest: string): Promise<string | undefined> {
 }
 
 /** Pods name their image, so having it under another name will not do. */
-export async function hasImage({ image }: Specification): Promise<boolean> {
-  if (image.kind !== 'image') return false;
+export async function hasImage(specification: Specification): Promise<boolean> {
   const here = await listImages();
-  return image.names.every((name) => here.some((each) => each.name === name && each.digest === image.id));
+  return imagesOf(specification).every(
+    (image) =>
+      image.kind === 'image' &&
+      image.names.every((name) => here.some((each) => each.name === name && each.digest === image.id)),
+  );
 }
 
 /** A name of the image that means another one here. */
-export async function takenName({ image }: Specification): Promise<string | undefined> {
-  if (image.kind !== 'image') return undefined;
+export async function takenName(specification: Specification): Promise<string | undefined> {
   const here = await listImages();
-  return image.names.find((name) => here.some((each) => each.name === name && each.digest !== image.id));
+  for (const image of imagesOf(specification)) {
+    if (image.kind !== 'image') continue;
+    const taken = image.names.find((name) => here.some((each) => each.name === name && each.digest !== image.id));
+    if (taken !== undefined) return taken;
+  }
+  return undefined;
 }
 
 export async function exportImage(
-  { name, image }: Specification,
+  specification: Specification,
   sink: NodeJS.WritableStream,
   signal: AbortSignal,
 ): Promise<void> {
-  if (image.kind !== 'image') return;
-  if (image.names.length === 0) throw new Error(`the image of ${name} has no name`);
+  if (specification.image.kind !== 'image') return;
+  const names = imagesOf(specification).flatMap((image) => (image.kind === 'image' ? image.names : []));
+  if (names.length === 0) throw new Error(`the image of ${specification.name} has no name`);
   const platform = `linux/${process.arch === 'x64' ? 'amd64' : process.arch}`;
-  await piped(['images', 'export', '--platform', platform, '-', ...image.names], { sink }, signal);
+  await piped(['images', 'export', '--platform', platform, '-', ...names], { sink }, signal);
 }
 
 export async function importImage(

@@ -13,41 +13,44 @@ import type {
   ServiceState,
   ServiceSummary,
 } from '../contract.ts';
-import { isFrozen, poll, processesOf, setFrozen, waitUntilUntraced } from '../oci/cgroup.ts';
+import { poll } from '../oci/cgroup.ts';
 import type { RuntimeContainer } from '../oci/container.ts';
-import { afterDump, dumpFrozen, giveUpDump, prepareDump, waitForDumps } from '../oci/dump.ts';
+import { giveUpDump, waitForDumps } from '../oci/dump.ts';
 import { EngineRestore } from '../oci/engine-restore.ts';
 import { saveLog } from '../oci/log-file.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
 import { descriptorsOf, initPid } from '../oci/runtime.ts';
 import { sweepRuntimeLinks, unlinkRuntime } from '../oci/runtime-links.ts';
-import { freezerSeen, stateSeen } from '../oci/seen.ts';
+import { stateSeen } from '../oci/seen.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { Cluster } from './api.ts';
+import { bringToGate, logHere, podName, restoreAll } from './arrival.ts';
 import { errors } from './errors.ts';
-import { type Arrival, bringToGate, containerName, logHere, podName, podOfMigration, startOf } from './arrival.ts';
 import { canCreate } from './can-create.ts';
 import {
+  containersOf,
   createPlace,
   type CreateRecord,
   createRecordSchema,
   findPlace,
   forget,
-  moveIn,
   removePlace,
 } from './create.ts';
-import { nameOf, sourceTrees, specificationOf, theContainer } from './describe.ts';
+import { imageNames, nameOf, sourceTrees, specificationOf } from './describe.ts';
 import { endWhereItStands, leaveGate, requireEnded } from './ending.ts';
 import { fingerprintOf } from './fingerprint.ts';
 import { removeGate } from './gate.ts';
+import { afterAll, dumpAll, partOf, prepareAll, processesIn, setAllFrozen, stateOfAll, thawAll } from './group.ts';
 import { type PodHandle, readHandle, writeHandle } from './handle.ts';
 import { hold, release } from './hold.ts';
-import { describeImage, exportImage, hasImage, importImage } from './images.ts';
-import { lossesOf, refuseUnmovable } from './losses.ts';
+import { describeImages, exportImage, hasImage, importImage } from './images.ts';
+import { Known } from './known.ts';
+import { unmuteLoopback } from './loopback.ts';
+import { lossesOf, refuseShared, refuseUnmovable } from './losses.ts';
 import { MIGRATION_ANNOTATION } from './manifest.ts';
-import { bundleOf, containerId, runtimeContainer } from './node.ts';
+import { bundleOf, containerIds, runtimeContainer } from './node.ts';
 import { ownerOf } from './owner.ts';
 import { Owners } from './owners.ts';
 import type { Pod } from './schema.ts';
@@ -68,12 +71,14 @@ export class KubernetesDriver implements Driver {
   readonly #restores: EngineRestore;
   readonly #throttle: Throttle;
   readonly #records: CreateRecords<CreateRecord>;
+  readonly #known: Known;
 
   constructor(options: DriverOptions) {
     this.#area = new RestoreArea(options.runDir);
     this.#restores = new EngineRestore(this.#area);
     this.#throttle = new Throttle(options.runDir);
     this.#records = new CreateRecords(options.stateDir, 'kubernetes', createRecordSchema);
+    this.#known = new Known(this.#cluster, this.#records);
   }
 
   fingerprint(): Promise<EngineFingerprint> {
@@ -103,20 +108,24 @@ export class KubernetesDriver implements Driver {
       name: nameOf(pod),
       state,
       pid,
-      image: theContainer(pod).image,
-      ports: theContainer(pod).ports.flatMap(({ hostPort, containerPort, protocol }) =>
-        hostPort === undefined || hostPort === 0 ? [] : [`${hostPort}->${containerPort}/${protocol.toLowerCase()}`],
-      ),
+      image: imageNames(pod).join(', '),
+      ports: pod.spec.containers
+        .flatMap(({ ports }) => ports)
+        .flatMap(({ hostPort, containerPort, protocol }) =>
+          hostPort === undefined || hostPort === 0 ? [] : [`${hostPort}->${containerPort}/${protocol.toLowerCase()}`],
+        ),
       created_at: pod.metadata.creationTimestamp,
     };
   }
 
-  async #seen(pod: Pod): Promise<{ container: string | undefined; state: ServiceState; pid: number }> {
-    const container = containerId(pod.status?.containerStatuses[0]?.containerID ?? '');
-    if (container === undefined) return { container, state: 'created', pid: 0 };
-    const { root, id } = runtimeContainer(container);
-    const state = (await stateSeen(this.#area, { root, id })) ?? 'stopped';
-    return { container, state, pid: (await initPid(root, id)) ?? 0 };
+  async #seen(pod: Pod): Promise<{ containers: RuntimeContainer[]; state: ServiceState; pid: number }> {
+    const each = containerIds(pod).map((id) => (id === undefined ? undefined : runtimeContainer(id)));
+    const states = await Promise.all(
+      each.map(async (one) => (one === undefined ? 'created' : ((await stateSeen(this.#area, one)) ?? 'stopped'))),
+    );
+    const [first] = each;
+    const pid = first === undefined ? 0 : ((await initPid(first.root, first.id)) ?? 0);
+    return { containers: each.filter((one) => one !== undefined), state: stateOfAll(states), pid };
   }
 
   async describe(reference: string): Promise<ServiceDescription> {
@@ -127,18 +136,24 @@ export class KubernetesDriver implements Driver {
     const pod = pods[summaries.indexOf(summary)];
     if (pod === undefined) throw errors.unknown(reference);
     refuseUnmovable(pod);
-    const { container } = await this.#seen(pod);
-    const bundle = container === undefined ? undefined : await bundleOf(container);
-    if (container === undefined || bundle === undefined) throw errors.notRunning(summary.name, summary.state);
+    const { containers } = await this.#seen(pod);
+    const [first, ...others] = containers;
+    const bundles = (await Promise.all(containers.map(({ id }) => bundleOf(id)))).filter((one) => one !== undefined);
+    if (first === undefined || bundles.length < pod.spec.containers.length) {
+      throw errors.notRunning(summary.name, summary.state);
+    }
+    refuseShared(summary.name, await Promise.all(containers.map(processesIn)));
     await this.#requireRight(pod);
     const owner = await ownerOf(await this.#cluster.api(), pod);
     const { namespace, name, uid } = podName(pod);
-    const owned = owner === undefined ? {} : { owner };
+    const handle: PodHandle = { v: 1, engine: 'kubernetes', namespace, name, uid, container: first.id };
+    if (others.length > 0) handle.more = others.map(({ id }) => id);
+    if (owner !== undefined) handle.owner = owner;
     return {
       summary,
-      specification: specificationOf(pod, await describeImage(theContainer(pod).image), owner),
-      handle: writeHandle({ v: 1, engine: 'kubernetes', namespace, name, uid, container, ...owned }),
-      trees: sourceTrees(pod, bundle),
+      specification: specificationOf(pod, await describeImages(imageNames(pod)), owner),
+      handle: writeHandle(handle),
+      trees: sourceTrees(pod, bundles),
       losses: lossesOf(pod, owner),
     };
   }
@@ -155,56 +170,26 @@ export class KubernetesDriver implements Driver {
     });
   }
 
-  /** The container that the handle means now. At the destination it is known only once it waits for its processes. */
-  async #container(handle: PodHandle): Promise<RuntimeContainer | undefined> {
-    const id = handle.container ?? (await this.#containerOfKey(handle));
-    return id === undefined ? undefined : runtimeContainer(id);
-  }
-
-  async #containerOfKey({ key, namespace, name }: PodHandle): Promise<string | undefined> {
-    const record = key === undefined ? undefined : await this.#records.read(key);
-    if (record !== undefined) return record.container;
-    const pod = await (await this.#cluster.api()).pod(namespace, name);
-    return containerId(pod?.status?.containerStatuses[0]?.containerID ?? '');
-  }
-
-  async #requireContainer(handle: PodHandle): Promise<RuntimeContainer> {
-    const container = await this.#container(handle);
-    if (container === undefined) throw errors.gone(handle.name);
-    return container;
-  }
-
-  /** The pod that the handle means, as the API server knows it. */
-  async #pod({ key, namespace, name, uid }: PodHandle): Promise<Pod | undefined> {
-    const api = await this.#cluster.api();
-    if (uid !== undefined) {
-      const pod = await api.pod(namespace, name);
-      return pod?.metadata.uid === uid ? pod : undefined;
-    }
-    const record = key === undefined ? undefined : await this.#records.read(key);
-    if (record === undefined || key === undefined) return await api.pod(namespace, name);
-    return await podOfMigration(api, record, key);
-  }
-
   async state(handle: string): Promise<ServiceState> {
     const known = readHandle(handle);
-    const container = await this.#container(known);
-    const seen = container === undefined ? undefined : await stateSeen(this.#area, container);
-    if (seen !== undefined) return seen;
-    if (known.key !== undefined && container === undefined) {
-      return (await this.#records.read(known.key)) === undefined ? 'absent' : 'created';
-    }
-    return (await this.#pod(known)) === undefined ? 'absent' : 'stopped';
+    const containers = await this.#known.containers(known);
+    const seen = await Promise.all(containers.map((one) => stateSeen(this.#area, one)));
+    const states = seen.filter((state) => state !== undefined);
+    const ended = states.length < seen.length;
+    // Containers come one by one, and until the last has come there is no service.
+    const awaited = await this.#known.isAwaited(known, containers.length);
+    if (awaited && !ended) return 'created';
+    if (containers.length > 0 && !ended) return stateOfAll(states);
+    if (containers.length === 0 && known.key !== undefined) return 'absent';
+    return (await this.#known.pod(known)) === undefined ? 'absent' : 'stopped';
   }
 
   async processes(handle: string): Promise<number[]> {
-    const container = await this.#container(readHandle(handle));
-    const freezer = container === undefined ? undefined : await freezerSeen(container);
-    return freezer === undefined ? [] : await processesOf(freezer);
+    return (await Promise.all((await this.#known.containers(readHandle(handle))).map(processesIn))).flat();
   }
 
   async address(handle: string): Promise<string | undefined> {
-    const address = (await this.#pod(readHandle(handle)))?.status?.podIP;
+    const address = (await this.#known.pod(readHandle(handle)))?.status?.podIP;
     return address === '' ? undefined : address;
   }
 
@@ -246,8 +231,7 @@ export class KubernetesDriver implements Driver {
     if (state === 'absent') throw errors.gone(known.name);
     if (state !== 'running') throw errors.notRunning(known.name, state);
     await this.#owners.hold(known);
-    const freezer = await freezerSeen(await this.#requireContainer(known));
-    if (freezer === undefined || !(await setFrozen(freezer, true, FREEZE_LIMIT_MS))) {
+    if (!(await setAllFrozen(await this.#known.requireContainers(known), true, FREEZE_LIMIT_MS))) {
       throw new UmsError('UMS_E_ENGINE', { message: `${known.name} could not be frozen`, fault: 'source' });
     }
     await this.#hold(known);
@@ -266,88 +250,81 @@ export class KubernetesDriver implements Driver {
   }
 
   async #thaw(handle: string, known: PodHandle): Promise<void> {
-    const container = await this.#requireContainer(known);
-    await waitForDumps(container.id, UNTRACED_LIMIT_MS);
-    await this.#throttle.set(container.id, [], undefined);
-    if (known.uid !== undefined) await release(known.uid);
-    const freezer = await freezerSeen(container);
-    if (freezer !== undefined && (await isFrozen(freezer)) && !(await this.#area.exists(container.id))) {
-      await waitUntilUntraced(await processesOf(freezer), UNTRACED_LIMIT_MS);
-      await setFrozen(freezer, false, THAW_LIMIT_MS);
+    const containers = await this.#known.requireContainers(known);
+    for (const { id } of containers) {
+      await waitForDumps(id, UNTRACED_LIMIT_MS);
+      await this.#throttle.set(id, [], undefined);
     }
+    if (known.uid !== undefined) await release(known.uid);
+    await thawAll(this.#area, containers, { untraced_ms: UNTRACED_LIMIT_MS, thaw_ms: THAW_LIMIT_MS });
     await this.#require(handle, 'running');
   }
 
   async prepareCheckpoint(handle: string, request: CheckpointRequest): Promise<void> {
     const state = await this.#require(handle, 'running', 'frozen');
     if (state === 'running') await this.#owners.hold(readHandle(handle));
-    await prepareDump(await this.#requireContainer(readHandle(handle)), request, await this.processes(handle));
+    await prepareAll(await this.#known.requireContainers(readHandle(handle)), request);
   }
 
+  /** Several containers have several, and their restore is not prepared. */
   async descriptors(handle: string): Promise<string | undefined> {
-    const { root, id } = await this.#requireContainer(readHandle(handle));
-    return await descriptorsOf(root, id);
+    const [first, ...others] = await this.#known.requireContainers(readHandle(handle));
+    return first === undefined || others.length > 0 ? undefined : await descriptorsOf(first.root, first.id);
   }
 
   async checkpoint(handle: string, request: CheckpointRequest): Promise<void> {
     const known = readHandle(handle);
-    const container = await this.#requireContainer(known);
+    const containers = await this.#known.requireContainers(known);
     await this.#require(handle, 'frozen');
-    await this.#throttle.set(container.id, [], undefined);
-    const pids = await this.processes(handle);
+    for (const { id } of containers) await this.#throttle.set(id, [], undefined);
+    refuseShared(known.name, await Promise.all(containers.map(processesIn)));
     // Both wait for others, and the service stands still meanwhile.
-    const [dumped, saved] = await Promise.allSettled([
-      dumpFrozen(container, request, pids),
-      this.#saveLog(known, request.imagesDir),
-    ]);
+    const [dumped, saved] = await Promise.allSettled([dumpAll(containers, request), this.#saveLogs(known, request)]);
     if (dumped.status === 'rejected') throw dumped.reason;
     if (saved.status === 'rejected') throw saved.reason;
   }
 
-  async #saveLog(handle: PodHandle, imagesDir: string): Promise<void> {
-    const pod = await this.#pod(handle);
-    const log = pod === undefined ? undefined : await logHere(podName(pod), containerName(pod));
-    if (log !== undefined) await saveLog(log, imagesDir);
+  async #saveLogs(handle: PodHandle, request: CheckpointRequest): Promise<void> {
+    const pod = await this.#known.pod(handle);
+    if (pod === undefined) return;
+    const { containers } = pod.spec;
+    for (const [at, { name }] of containers.entries()) {
+      const log = await logHere(podName(pod), name);
+      if (log !== undefined) await saveLog(log, (await partOf(request, at, containers.length)).imagesDir);
+    }
   }
 
   afterCheckpoint(handle: string): AfterCheckpoint {
-    const { container } = readHandle(handle);
-    return container === undefined ? { ended: Promise.resolve(), holds: Promise.resolve() } : afterDump(container);
+    const { container, more } = readHandle(handle);
+    return afterAll(container === undefined ? [] : [container, ...(more ?? [])]);
   }
 
   /** The pod comes as far as it can without its processes: network, volumes, sandbox. */
   async prepareRestore(handle: string): Promise<void> {
     if ((await this.state(handle)) !== 'created') return;
-    await this.#arrive(readHandle(handle));
-  }
-
-  async #arrive({ key, name }: PodHandle): Promise<Arrival & { record: CreateRecord; key: string }> {
-    const record = key === undefined ? undefined : await this.#records.read(key);
+    const { key, name } = readHandle(handle);
+    const record = await this.#known.record(key);
     if (record === undefined || key === undefined) throw errors.gone(name);
-    return { ...(await bringToGate(this.#cluster, record, key)), record, key };
+    await bringToGate(this.#cluster, record, key, containersOf(record).length);
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
     const known = readHandle(handle);
     if ((await this.#require(handle, 'created', 'restored')) === 'restored') return;
-    const { record, key, ...arrival } = await this.#arrive(known);
-    const { container } = arrival.waiting;
-    const { uid } = arrival.pod.metadata;
-    const bundle = await bundleOf(container);
-    if (bundle === undefined) throw errors.gone(known.name);
-    await this.#records.write(key, { ...record, uid, container });
-    await moveIn(record, key, uid, bundle);
-    await this.#restores.run(await startOf(this.#area, arrival, key), request);
+    const { key } = known;
+    const record = await this.#known.record(key);
+    if (record === undefined || key === undefined) throw errors.gone(known.name);
+    const means = { cluster: this.#cluster, area: this.#area, restores: this.#restores, records: this.#records };
+    await restoreAll(means, record, key, request);
   }
 
   async resume(handle: string): Promise<void> {
     const known = readHandle(handle);
-    const container = await this.#requireContainer(known);
-    if ((await stateSeen(this.#area, container)) !== 'restored') {
-      if ((await this.#require(handle, 'running', 'restored')) === 'running') return;
-    }
-    const freezer = await freezerSeen(container);
-    if (freezer !== undefined && (await setFrozen(freezer, false, THAW_LIMIT_MS))) return;
+    const containers = await this.#known.requireContainers(known);
+    if ((await this.#require(handle, 'running', 'restored')) === 'running') return;
+    const [first, ...others] = containers;
+    if (first !== undefined && others.length > 0) await unmuteLoopback((await initPid(first.root, first.id)) ?? 0);
+    if (await setAllFrozen(containers, false, THAW_LIMIT_MS)) return;
     throw new UmsError('UMS_E_RESTORE', {
       message: `${known.name} was let go but does not run`,
       fault: 'destination',
@@ -356,23 +333,24 @@ export class KubernetesDriver implements Driver {
   }
 
   async throttle(handle: string, share: number | undefined): Promise<boolean> {
-    const { id } = await this.#requireContainer(readHandle(handle));
-    return await this.#throttle.set(id, await this.processes(handle), share);
+    const containers = await this.#known.requireContainers(readHandle(handle));
+    const set = containers.map(async (one) => this.#throttle.set(one.id, await processesIn(one), share));
+    return (await Promise.all(set)).every((done) => done);
   }
 
   async remove(handle: string, { goneTo }: RemoveOptions): Promise<void> {
     const known = readHandle(handle);
     const { key } = known;
-    const container = await this.#container(known);
-    if (container !== undefined) giveUpDump(container.id);
-    const pod = await this.#pod(known);
-    await endWhereItStands(container);
+    const containers = await this.#known.containers(known);
+    for (const { id } of containers) giveUpDump(id);
+    const pod = await this.#known.pod(known);
+    await Promise.all(containers.map(endWhereItStands));
     if (pod !== undefined) {
       const { namespace, name, uid } = podName(pod);
       await (await this.#cluster.api()).deletePod(namespace, name, uid);
     }
     if (key !== undefined && pod !== undefined) await leaveGate(key, podName(pod));
-    if (container !== undefined) {
+    for (const container of containers) {
       await requireEnded(known.name, container);
       await unlinkRuntime(container.id);
       await this.#area.remove(container.id);
@@ -384,28 +362,26 @@ export class KubernetesDriver implements Driver {
   /** A pod has no word for being stopped: its processes are gone, its files stay, and nothing starts it. */
   async discard(handle: string, options: Pick<RemoveOptions, 'goneTo'> = {}): Promise<void> {
     const known = readHandle(handle);
-    const container = await this.#container(known);
-    if (container !== undefined) giveUpDump(container.id);
-    if ((await this.#pod(known)) !== undefined) {
+    const containers = await this.#known.containers(known);
+    for (const { id } of containers) giveUpDump(id);
+    if ((await this.#known.pod(known)) !== undefined) {
       await this.#hold(known);
-      await endWhereItStands(container);
-      if (container !== undefined) await requireEnded(known.name, container);
+      await Promise.all(containers.map(endWhereItStands));
+      for (const container of containers) await requireEnded(known.name, container);
     }
     await this.#owners.left(known, options.goneTo);
   }
 
   async adopt(handle: string): Promise<void> {
     const known = readHandle(handle);
-    const container = await this.#container(known);
-    if (container !== undefined) await unlinkRuntime(container.id);
+    for (const { id } of await this.#known.containers(known)) await unlinkRuntime(id);
     if (known.key !== undefined) await removeGate(known.key);
   }
 
   async settle(handle: string): Promise<void> {
     const known = readHandle(handle);
     await this.adopt(handle);
-    const container = await this.#container(known);
-    if (container !== undefined) await this.#area.remove(container.id);
+    for (const { id } of await this.#known.containers(known)) await this.#area.remove(id);
     if (known.key === undefined) return;
     await removePlace(known.key);
     await this.#owners.returned(known, await this.#records.read(known.key));
@@ -418,10 +394,10 @@ export class KubernetesDriver implements Driver {
 
   /** Kubernetes begins a container anew from its image and its volumes; what else it wrote ends with it. */
   async restartFresh(handle: string): Promise<void> {
-    const container = await this.#container(readHandle(handle));
+    const containers = await this.#known.containers(readHandle(handle));
     await this.adopt(handle);
-    if (container !== undefined) await this.#area.remove(container.id);
-    await endWhereItStands(container);
+    for (const { id } of containers) await this.#area.remove(id);
+    await Promise.all(containers.map(endWhereItStands));
     await this.start(handle);
   }
 
@@ -440,7 +416,7 @@ export class KubernetesDriver implements Driver {
     const known = readHandle(handle);
     if (known.uid !== undefined) await release(known.uid);
     const runs = async (): Promise<boolean> => {
-      const pod = await this.#pod(known);
+      const pod = await this.#known.pod(known);
       return pod !== undefined && (await this.#seen(pod)).state === 'running';
     };
     if (await poll(runs, START_LIMIT_MS, 250)) return;

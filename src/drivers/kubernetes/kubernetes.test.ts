@@ -1,11 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import { type Specification, specificationSchema } from '../specification.ts';
+import { z } from 'zod';
+import { imagesOf, type Specification, specificationSchema } from '../specification.ts';
 import { accessOf } from './config.ts';
-import { specificationOf } from './describe.ts';
+import { sourceTrees, specificationOf } from './describe.ts';
+import { stateOfAll } from './group.ts';
 import { fullName, parseImages } from './images.ts';
 import { refuseUnmovable } from './losses.ts';
 import { manifestHere, podOf } from './manifest.ts';
-import { containerId, upperOf } from './node.ts';
+import { type Bundle, containerId, containerIds, emptyDirPath, upperOf } from './node.ts';
 import { type Pod, podSchema } from './schema.ts';
 
 const IMAGE: Specification['image'] = { kind: 'image', id: `sha256:${'a'.repeat(64)}`, names: ['x'], size_bytes: 1 };
@@ -64,7 +66,7 @@ function podSeen(
 
 describe('a pod and its specification', () => {
   it('keeps all that a person wrote, and nothing that a cluster added', () => {
-    const specification = specificationOf(podSeen(), IMAGE);
+    const specification = specificationOf(podSeen(), [IMAGE]);
     expect(specificationSchema.parse(specification)).toEqual(specification);
     expect(specification).toMatchObject({ name: 'shop.cache', entrypoint: ['redis-server'], command: ['--save', ''] });
     expect(specification.mounts).toMatchObject([{ kind: 'volume', name: 'data', destination: '/data' }]);
@@ -82,13 +84,79 @@ describe('a pod and its specification', () => {
 
   it('is made on the node that receives it, by the runtime class that restores, from the image that came', () => {
     const made = podSchema.parse(
-      manifestHere(podOf(specificationOf(podSeen(), IMAGE)).pod, { labels: {} }, 'beta', 'm-1'),
+      manifestHere(podOf(specificationOf(podSeen(), [IMAGE])).pod, { labels: {} }, 'beta', 'm-1'),
     );
     expect(made.metadata.annotations).toEqual({ 'ums.migration': 'm-1' });
     expect(made.spec).toMatchObject({ nodeName: 'beta', runtimeClassName: 'ums' });
     expect(made.spec.containers[0]?.imagePullPolicy).toBe('IfNotPresent');
-    const again = specificationOf({ ...made, status: podSeen().status }, IMAGE);
+    const again = specificationOf({ ...made, status: podSeen().status }, [IMAGE]);
     expect(again.pod?.manifest).not.toContain('ums');
+  });
+});
+
+function bundleOf(name: string): Bundle {
+  const sources = new Map([['/dev/shm', '/run/shm']]);
+  return { name, upper: `/upper/${name}`, sources, network: '/run/netns/x' };
+}
+
+function statusOf(name: string, digit: string) {
+  return { name, containerID: `containerd://${digit.repeat(64)}` };
+}
+
+describe('a pod of several containers', () => {
+  const two = podSeen(({ spec }) => {
+    const volumeMounts = [
+      { name: 'data', mountPath: '/shared' },
+      { name: 'more', mountPath: '/more' },
+    ];
+    const [main] = z.array(z.unknown()).parse(spec['containers']);
+    const ports = [{ containerPort: 80, hostPort: 8080 }];
+    spec['containers'] = [main, { name: 'side', image: 'busybox', volumeMounts, ports }];
+    spec['volumes'] = [
+      { name: 'data', emptyDir: {} },
+      { name: 'more', emptyDir: {} },
+    ];
+  });
+  const OTHER: Specification['image'] = { ...IMAGE, id: `sha256:${'b'.repeat(64)}`, names: ['y'] };
+
+  it('is one service, with the volumes, ports and images of all of them', () => {
+    const specification = specificationOf(two, [IMAGE, OTHER]);
+    expect(specificationSchema.parse(specification)).toEqual(specification);
+    expect(specification).toMatchObject({ containers: 2, image: IMAGE, ports: [{ hostPort: 8080 }] });
+    expect(specification.mounts).toMatchObject([
+      { name: 'data', destination: '/data' },
+      { name: 'more', destination: '/more' },
+    ]);
+    expect(imagesOf(specification)).toEqual([IMAGE, OTHER]);
+    expect(podOf(specification).pod.spec.containers.map(({ name }) => name)).toEqual(['main', 'side']);
+    expect(specificationOf(podSeen(), [IMAGE])).not.toHaveProperty('containers');
+  });
+
+  it('has a writable layer for each, and what it shares once', () => {
+    expect(sourceTrees(two, [bundleOf('main'), bundleOf('side')]).map(({ id, path }) => [id, path])).toEqual([
+      ['upper', '/upper/main'],
+      ['upper:side', '/upper/side'],
+      ['shm', '/run/shm'],
+      ['volume:data', emptyDirPath(two.metadata.uid, 'data')],
+      ['volume:more', emptyDirPath(two.metadata.uid, 'more')],
+    ]);
+  });
+
+  it('knows its containers by their names, in the order of the manifest', () => {
+    const seen = podSchema.parse({
+      ...two,
+      status: { containerStatuses: [statusOf('side', 'b'), statusOf('main', 'a')] },
+    });
+    expect(containerIds(seen)).toEqual(['a'.repeat(64), 'b'.repeat(64)]);
+    expect(containerIds(two)).toEqual([undefined, undefined]);
+  });
+
+  it('is what all of its containers are', () => {
+    expect(stateOfAll(['frozen', 'frozen'])).toBe('frozen');
+    expect(stateOfAll(['frozen', 'running'])).toBe('running');
+    expect(stateOfAll(['running', 'restored'])).toBe('restored');
+    expect(stateOfAll(['restored', 'created'])).toBe('created');
+    expect(stateOfAll(['running', 'stopped'])).toBe('stopped');
   });
 });
 
@@ -99,9 +167,24 @@ describe('what cannot be moved', () => {
     ['a claim', /persistentVolumeClaim/, ({ spec }) => (spec['volumes'] = [{ name: 'v', persistentVolumeClaim: {} }])],
     ['the host’s network', /hostNetwork/, ({ spec }) => (spec['hostNetwork'] = true)],
     ['init containers', /init containers/, ({ spec }) => (spec['initContainers'] = [{}])],
+    [
+      'a sidecar',
+      /sidecar proxy/,
+      ({ spec }) => (spec['initContainers'] = [{ name: 'proxy', restartPolicy: 'Always' }]),
+    ],
+    ['an ephemeral container', /debugger/, ({ spec }) => (spec['ephemeralContainers'] = [{ name: 'debugger' }])],
+    ['one that has ended', /container job has ended/, withEnded],
     ['another runtime', /gvisor/, ({ spec }) => (spec['runtimeClassName'] = 'gvisor')],
   ];
   const owner = { kind: 'StatefulSet', name: 'web', controller: true };
+
+  function withEnded(pod: Parameters<NonNullable<Parameters<typeof podSeen>[0]>>[0]): void {
+    pod.spec['containers'] = [
+      { name: 'main', image: 'redis' },
+      { name: 'job', image: 'redis' },
+    ];
+    pod['status'] = { containerStatuses: [{ name: 'job', state: { terminated: { exitCode: 0 } } }] };
+  }
 
   it('is refused with the reason', () => {
     expect(() => refuseUnmovable(podSeen())).not.toThrow();

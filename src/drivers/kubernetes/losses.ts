@@ -1,8 +1,9 @@
 import { UmsError } from '#src/telemetry/errors.ts';
-import { emptyDirs, nameOf, theContainer } from './describe.ts';
+import { emptyDirs, nameOf } from './describe.ts';
 import { isTokenVolume, RUNTIME_CLASS } from './manifest.ts';
 import type { Owner } from './owner-told.ts';
 import type { Pod, Volume } from './schema.ts';
+import { sharedBetween } from './shared.ts';
 
 interface Reason {
   why: string;
@@ -15,17 +16,19 @@ const SHARED_WITH_HOST = ['hostPID', 'hostIPC', 'hostNetwork', 'shareProcessName
 
 /** Things of a pod that its copy elsewhere will not have, in words for the user. */
 export function lossesOf(pod: Pod, owner?: Owner): string[] {
-  const container = theContainer(pod);
-  const restarts = pod.status?.containerStatuses[0]?.restartCount ?? 0;
+  const { containers } = pod.spec;
+  const restarts = (pod.status?.containerStatuses ?? []).some(({ restartCount }) => restartCount > 0);
   return [
     ...(owner === undefined
       ? []
       : [
           `its Deployment ${owner.name}: it waits here until the service comes back, and elsewhere nobody replaces the pod`,
         ]),
-    ...(container.imagePullPolicy === 'Always' ? ['that its image is pulled anew at every start'] : []),
-    ...(restarts > 0 ? ['how often it was started again'] : []),
-    'its address: it gets a new one, and open connections are closed',
+    ...(containers.some(({ imagePullPolicy }) => imagePullPolicy === 'Always')
+      ? ['that its image is pulled anew at every start']
+      : []),
+    ...(restarts ? ['how often it was started again'] : []),
+    `its address: it gets a new one, and open connections are closed${containers.length > 1 ? ', but for those over localhost' : ''}`,
     `its runtime class is ${RUNTIME_CLASS} there, which is runc but for the moment of the restore`,
     'its uid and creation time: the destination gives it new ones',
   ];
@@ -43,8 +46,19 @@ export function refuseUnmovable(pod: Pod): void {
   });
 }
 
+/** Throws for what its containers have open together, and each would have for itself afterwards. */
+export function refuseShared(name: string, groups: readonly (readonly number[])[]): void {
+  const what = groups.length < 2 ? undefined : sharedBetween(groups);
+  if (what === undefined) return;
+  throw new UmsError('UMS_E_SPECIFICATION', {
+    message: `${name} cannot be moved: two of its containers share ${what}, and each is moved with its own`,
+    fault: 'user',
+    mend: 'Let them speak through files of a volume or over localhost.',
+  });
+}
+
 function unmovable(pod: Pod): Reason | undefined {
-  return ofTheWhole(pod) ?? ofTheContainer(pod) ?? ofVolumes(pod);
+  return ofTheWhole(pod) ?? ofOtherContainers(pod) ?? ofContainers(pod) ?? ofVolumes(pod);
 }
 
 function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
@@ -56,12 +70,6 @@ function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
     };
   }
   if (metadata.deletionTimestamp !== undefined) return { why: 'it is being deleted', mend: 'Make it again first.' };
-  if (spec.containers.length > 1 || spec.ephemeralContainers.length > 0) {
-    return { why: 'it has more than one container', mend: 'Only pods of one container can be moved so far.' };
-  }
-  if (spec.initContainers.length > 0) {
-    return { why: 'its init containers would run again', mend: 'Let its own program do what they do.' };
-  }
   const shared = SHARED_WITH_HOST.find((field) => spec[field]);
   if (shared !== undefined) {
     return { why: `its namespaces are not its container's own (${shared})`, mend: `Make it without ${shared}.` };
@@ -78,15 +86,43 @@ function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
   return undefined;
 }
 
-function ofTheContainer(pod: Pod): Reason | undefined {
-  const container = theContainer(pod);
-  if (container.livenessProbe !== undefined || container.startupProbe !== undefined) {
+/** Containers that are not made by being named in the pod's list of containers, or do not live as long as it. */
+function ofOtherContainers({ spec, status }: Pod): Reason | undefined {
+  const sidecar = spec.initContainers.find(({ restartPolicy }) => restartPolicy === 'Always');
+  if (sidecar !== undefined) {
+    return {
+      why: `its sidecar ${sidecar.name} is an init container, which would begin anew`,
+      mend: 'Make it one of its ordinary containers.',
+    };
+  }
+  if (spec.initContainers.length > 0) {
+    return { why: 'its init containers would run again', mend: 'Let its own program do what they do.' };
+  }
+  const [guest] = spec.ephemeralContainers;
+  if (guest !== undefined) {
+    return {
+      why: `somebody has added the ephemeral container ${guest.name}, which no other pod can be made with`,
+      mend: 'Make the pod again without it.',
+    };
+  }
+  const over = status?.containerStatuses.find(({ state }) => state.terminated !== undefined);
+  if (spec.containers.length > 1 && over !== undefined) {
+    return {
+      why: `its container ${over.name} has ended, and would begin anew`,
+      mend: 'Wait until all of them run, or make the pod again without it.',
+    };
+  }
+  return undefined;
+}
+
+function ofContainers(pod: Pod): Reason | undefined {
+  if (pod.spec.containers.some((one) => one.livenessProbe !== undefined || one.startupProbe !== undefined)) {
     return {
       why: 'the kubelet would take it for dead and kill it while it stands still (livenessProbe, startupProbe)',
       mend: 'Make it with a readinessProbe only.',
     };
   }
-  if ('lifecycle' in container && JSON.stringify(container['lifecycle']).includes('postStart')) {
+  if (pod.spec.containers.some((one) => (JSON.stringify(one['lifecycle']) ?? '').includes('postStart'))) {
     return { why: 'its postStart hook would run again', mend: 'Make it without one.' };
   }
   return undefined;
@@ -102,9 +138,8 @@ function ofVolumes(pod: Pod): Reason | undefined {
       mend: `It can have volumes of the kinds emptyDir, ${OF_THE_CLUSTER.join(', ')}.`,
     };
   }
-  const partial = theContainer(pod).volumeMounts.find(
-    ({ subPath, subPathExpr }) => (subPath ?? '') !== '' || (subPathExpr ?? '') !== '',
-  );
+  const mounts = pod.spec.containers.flatMap(({ volumeMounts }) => volumeMounts);
+  const partial = mounts.find(({ subPath, subPathExpr }) => (subPath ?? '') !== '' || (subPathExpr ?? '') !== '');
   if (partial !== undefined) {
     return { why: `it mounts a part of volume ${partial.name} (subPath)`, mend: 'Mount the whole of it.' };
   }

@@ -4,6 +4,7 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
 import { isMissing } from '../oci/cgroup.ts';
 import type { RuntimeContainer } from '../oci/container.ts';
+import type { Pod } from './schema.ts';
 
 /**
  * Where a pod's containers are on the node: containerd's and the kubelet's directories, as both have them unless they were
@@ -18,18 +19,36 @@ export const SHM = '/dev/shm';
 
 const bundleSchema = z.object({
   annotations: z.record(z.string(), z.string()).default({}),
+  linux: z
+    .object({ namespaces: z.array(z.object({ type: z.string(), path: z.string().optional() })).default([]) })
+    .default({ namespaces: [] }),
   mounts: z.array(z.object({ destination: z.string(), type: z.string().default(''), source: z.string().default('') })),
 });
 
+/** By which containerd tells the runtime what the container is called in its pod. */
+const NAME_ANNOTATION = 'io.kubernetes.cri.container-name';
+
 export interface Bundle {
+  /** The container's name in its pod. */
+  name: string;
   /** The directory that the container writes to. */
   upper: string;
   /** What is mounted in it, by its place in the container. */
   sources: Map<string, string>;
+  /** Where its pod's network namespace is. */
+  network: string | undefined;
 }
 
 export function runtimeContainer(id: string): RuntimeContainer {
   return { root: RUNTIME_ROOT, id };
+}
+
+/** In the order of the manifest, in which the kubelet starts them; its status has another. */
+export function containerIds(pod: Pod): (string | undefined)[] {
+  const statuses = pod.status?.containerStatuses ?? [];
+  return pod.spec.containers.map(({ name }) =>
+    containerId(statuses.find((status) => status.name === name)?.containerID ?? ''),
+  );
 }
 
 /** `containerd://ID` of a pod's status; undefined for a container that was not created yet, or by another runtime. */
@@ -47,7 +66,7 @@ export async function bundleOf(id: string): Promise<Bundle | undefined> {
     if (isMissing(error)) return undefined;
     throw error;
   }
-  const { mounts } = bundleSchema.parse(JSON.parse(text));
+  const { annotations, mounts, linux } = bundleSchema.parse(JSON.parse(text));
   const upper = upperOf(await readFile('/proc/self/mountinfo', 'utf8'), join(directory, 'rootfs'));
   if (upper === undefined) {
     throw new UmsError('UMS_E_ENGINE', {
@@ -56,7 +75,9 @@ export async function bundleOf(id: string): Promise<Bundle | undefined> {
       mend: "Use containerd's overlayfs snapshotter, and run the agent in the mount namespace of containerd.",
     });
   }
-  return { upper, sources: new Map(mounts.map(({ destination, source }) => [destination, source])) };
+  const sources = new Map(mounts.map(({ destination, source }) => [destination, source]));
+  const network = linux.namespaces.find(({ type }) => type === 'network')?.path;
+  return { name: annotations[NAME_ANNOTATION] ?? '', upper, sources, network };
 }
 
 /** The upper directory of the overlay at this mount point. */

@@ -77,8 +77,8 @@ export const podSchema = z.looseObject({
   }),
   spec: z.looseObject({
     containers: z.array(containerSchema).min(1).max(100),
-    initContainers: nullableList(z.unknown()),
-    ephemeralContainers: nullableList(z.unknown()),
+    initContainers: nullableList(z.looseObject({ name: z.string().default(''), restartPolicy: z.string().optional() })),
+    ephemeralContainers: nullableList(z.looseObject({ name: z.string().default('') })),
     volumes: nullableList(volumeSchema),
     nodeName: z.string().default(''),
     runtimeClassName: z.string().optional(),

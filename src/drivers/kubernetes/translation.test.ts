@@ -38,7 +38,7 @@ function specification(
       ...spec,
     },
   });
-  return specificationOf(pod, image);
+  return specificationOf(pod, [image]);
 }
 
 describe('a pod in Podman', () => {

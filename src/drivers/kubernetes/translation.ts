@@ -81,6 +81,12 @@ function terminationLog(pod: Pod): string {
 /** What a container of Podman's could not have, or would not have again when Podman starts it anew. */
 function unfit(pod: Pod): { why: string; mend: string } | undefined {
   const container = theContainer(pod);
+  if (pod.spec.containers.length > 1) {
+    return {
+      why: 'it has several containers',
+      mend: 'Between Kubernetes and Podman only pods of one container can be moved so far.',
+    };
+  }
   if (pod.spec['automountServiceAccountToken'] !== false) {
     return {
       why: 'it has the token of a service account, with which only its cluster can do something',

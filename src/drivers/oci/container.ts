@@ -8,4 +8,6 @@ export interface RuntimeContainer {
    * interfaces, addresses and rules to the hook (CRIU's `--empty-ns net`).
    */
   hookedNetwork?: boolean;
+  /** It is one of several that talk over the loopback interface: CRIU carries connections, and who dumps closes the others. */
+  localConnections?: boolean;
 }

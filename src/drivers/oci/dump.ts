@@ -158,7 +158,7 @@ function hidNothingMore(error: unknown): never {
 async function startDump(container: RuntimeContainer, request: CheckpointRequest): Promise<GatedDump> {
   const runc = await requireProgram('runc');
   const version = await criuVersion();
-  const settings = await writeSettings(request, version);
+  const settings = await writeSettings(container, request, version);
   const ready = Promise.withResolvers<void>();
   const complete = Promise.withResolvers<void>();
   let socket: Duplex | undefined;
@@ -225,6 +225,8 @@ function argumentsOf(container: RuntimeContainer, request: CheckpointRequest): s
     request.workDir,
     '--file-locks',
     ...(container.hookedNetwork === true ? ['--empty-ns', 'network'] : []),
+    // runc tells CRIU of it in any case, which the settings cannot alter.
+    ...(container.localConnections === true ? ['--tcp-established'] : []),
     ...(request.lazy === true ? ['--lazy-pages'] : []),
     ...(request.pageServer === undefined
       ? []
@@ -233,9 +235,15 @@ function argumentsOf(container: RuntimeContainer, request: CheckpointRequest): s
   ];
 }
 
-async function writeSettings(request: CheckpointRequest, version: string | undefined): Promise<string> {
+async function writeSettings(
+  { localConnections }: RuntimeContainer,
+  request: CheckpointRequest,
+  version: string | undefined,
+): Promise<string> {
   // CRIU 4 can leave connections alone instead of locking and copying them; they are closed at the destination anyhow.
-  const connections = versionAtLeast(version, '4.0') ? 'tcp-close' : 'tcp-established';
+  const closing = versionAtLeast(version, '4.0') ? 'tcp-close' : 'tcp-established';
+  // Who has been frozen while connecting to its neighbour, which had not accepted it yet, connects again.
+  const connections = localConnections === true ? 'tcp-established\nskip-in-flight' : closing;
   const directory = await mkdtemp(join(tmpdir(), 'ums-dump-'));
   const served = request.lazy === true ? `ps-socket=${SIGNAL_FD}\n` : '';
   const put = (name: string, text: string) => writeFile(join(directory, name), text, { mode: 0o600 });

@@ -21,7 +21,7 @@ const PREPARED_LIMIT_S = 10;
 /** How one engine brings one of its containers to life. */
 export interface EngineStart {
   container: RuntimeContainer;
-  settings: Pick<RestoreSettings, 'ownNetwork' | 'staysFrozen'>;
+  settings: Pick<RestoreSettings, 'ownNetwork' | 'staysFrozen' | 'localConnections'>;
   /** The engine's command; resolves when it has ended. */
   launch: (limit_ms: number) => Promise<void>;
   /** Where the engine mounts the container's root. */

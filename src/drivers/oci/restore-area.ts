@@ -28,6 +28,8 @@ export interface RestoreSettings {
   staysFrozen?: boolean;
   /** Control group (of version 2) that CRIU goes to before the service's is frozen, where no wrapper writes it down. */
   home?: string;
+  /** Connections in the images are restored, as they are; without it they are closed. */
+  localConnections?: boolean;
   /** Memory comes from a lazy-pages daemon that listens in workDir. */
   lazy: boolean;
   /** Path of the real CRIU. */
@@ -92,7 +94,9 @@ export class RestoreArea {
     await put('images', settings.imagesDir);
     await put('work', settings.workDir);
     // tcp-close: connections to the old place cannot live on at the new one; the service sees them closed.
-    await put('criu.conf', `action-script ${join(directory, 'hook')}\ntcp-close\nverbosity=3\n`);
+    const connections = settings.localConnections === true ? 'tcp-established\nnetwork-lock skip' : 'tcp-close';
+    await put('criu.conf', `action-script ${join(directory, 'hook')}\n${connections}\nverbosity=3\n`);
+    if (settings.localConnections === true) await put('local-connections', '');
     if (settings.ownNetwork) await put('own-network', '');
     if (settings.lazy) await put('lazy', '');
     if (settings.hookedNetwork === true) await put('hooked-network', '');

@@ -6,6 +6,7 @@
 #   images   CRIU's images                    work    directory for CRIU's logs
 #   criu.conf                                 settings for CRIU, to which the container's cgroup is added here
 #   lazy     there when memory comes later    bin     what stands in for criu and tar
+#   local-connections there when connections are restored and not closed
 #   hooked-network   there when a hook of the engine furnishes the network namespace
 #   stays-frozen     there when the engine creates and starts in one step
 #
@@ -67,16 +68,17 @@ case $command in
         # to the path they had at the source.
         echo "cgroup-root :$(cgroup_path "$bundle/config.json")" >>"$dir/criu.conf"
         export CRIU_CONFIG_FILE="$dir/criu.conf" PATH="$dir/bin:$PATH"
-        lazy='' hooked=''
+        lazy='' hooked='' connections=''
         [ ! -e "$dir/lazy" ] || lazy=yes
         [ ! -e "$dir/hooked-network" ] || hooked=yes
+        [ ! -e "$dir/local-connections" ] || connections=yes
         count=$# position=0
         while [ "$position" -lt "$count" ]; do
             position=$((position + 1)) word=$1
             shift
             if [ "$position" -eq "$before" ]; then
                 set -- "$@" restore --detach --image-path "$(cat "$dir/images")" --work-path "$(cat "$dir/work")" \
-                    --file-locks ${lazy:+--lazy-pages} ${hooked:+--empty-ns network}
+                    --file-locks ${lazy:+--lazy-pages} ${hooked:+--empty-ns network} ${connections:+--tcp-established}
             else
                 set -- "$@" "$word"
             fi

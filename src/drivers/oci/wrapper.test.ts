@@ -82,6 +82,14 @@ describe('the runtime wrapper', () => {
       '--bundle',
     ]);
   });
+  it('has connections restored where it is told to, and closed elsewhere', async () => {
+    const at = bundle(undefined);
+    expect(call('create', '--bundle', at, ID)).not.toContain('--tcp-established');
+    expect(criuConf()).toMatch(/^tcp-close$/m);
+    await area.prepare({ ...settings(), localConnections: true });
+    expect(call('create', '--bundle', at, ID)).toContain('--tcp-established');
+    expect(criuConf()).not.toMatch(/tcp-close/);
+  });
   it('keeps a container frozen that its engine creates and starts in one step', async () => {
     await area.prepare({ ...settings(), staysFrozen: true });
     execFileSync(area.wrapper(ID), ['start', ID]);

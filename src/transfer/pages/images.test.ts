@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { array, assert, asyncProperty, integer } from 'fast-check';
@@ -38,12 +38,14 @@ describe('the stream of CRIU images', () => {
   it('gives the same files whatever the chunks', async () => {
     await writeFile(join(from, 'core-1.img'), Buffer.alloc(3000, 7));
     await writeFile(join(from, 'empty.img'), '');
+    await mkdir(join(from, '1'));
+    await writeFile(join(from, '1', 'core-1.img'), Buffer.alloc(2000, 5));
     await writeFile(join(from, 'tmpfs-dev-84.tar.gz.img'), Buffer.alloc(70_000, 9));
     const bytes = await sent();
     await assert(
       asyncProperty(array(integer({ min: 100, max: 9000 }), { minLength: 1, maxLength: 20 }), async (sizes) => {
         await receiveImages(to, chunked(bytes, sizes), LIMIT);
-        for (const name of ['core-1.img', 'empty.img', 'tmpfs-dev-84.tar.gz.img']) {
+        for (const name of ['core-1.img', 'empty.img', 'tmpfs-dev-84.tar.gz.img', '1/core-1.img']) {
           // Not toEqual, which compares buffers element by element.
           expect((await readFile(join(to, name))).equals(await readFile(join(from, name)))).toBe(true);
         }

@@ -1,6 +1,15 @@
 import { createHash } from 'node:crypto';
-import { closeSync, createReadStream, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  closeSync,
+  createReadStream,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { z } from 'zod';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -11,7 +20,9 @@ import { UmsError } from '#src/telemetry/errors.ts';
  * in memory, where a synchronous call takes microseconds and an asynchronous one waits for its turn among threads; and
  * a service stands still meanwhile.
  */
-const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,200}$/;
+const PART = '[a-zA-Z0-9][a-zA-Z0-9_.-]{0,200}';
+/** A service of several containers has a directory for each. */
+const NAME = new RegExp(`^(?:${PART}/)?${PART}$`);
 const MANIFEST_LIMIT_BYTES = 16 * 1024 * 1024;
 const FILES_MAX = 100_000;
 
@@ -53,9 +64,16 @@ async function readImage(directory: string, name: string): Promise<ImageFile | u
   return { entry: { name, size: content.length, sha256 }, content };
 }
 
+/** What lies in a directory of images, and in those right below it. */
+export function imageNames(directory: string): string[] {
+  const entries = readdirSync(directory, { withFileTypes: true });
+  const below = (name: string) => readdirSync(join(directory, name)).map((one) => `${name}/${one}`);
+  return entries.flatMap((entry) => (entry.isDirectory() ? below(entry.name) : [entry.name])).sort();
+}
+
 async function readImages(directory: string): Promise<ImageFile[]> {
   const files: ImageFile[] = [];
-  for (const name of readdirSync(directory).sort()) {
+  for (const name of imageNames(directory)) {
     const file = await readImage(directory, name);
     if (file !== undefined) files.push(file);
   }
@@ -169,6 +187,7 @@ async function* oneOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
 
 async function receiveOne(directory: string, entry: ImageManifest[number], reader: ExactReader): Promise<void> {
   const hash = createHash('sha256');
+  if (entry.name.includes('/')) mkdirSync(dirname(join(directory, entry.name)), { recursive: true, mode: 0o700 });
   const file = openSync(join(directory, entry.name), 'w', 0o600);
   try {
     let missing = entry.size;
