@@ -6,7 +6,7 @@ import { formatBytes, formatDuration, formatTable, wrap } from '#src/cli/format.
 import { wholeList } from './flags.ts';
 import { fetchFile, serveFiles } from './measure/copy.ts';
 import type { TickLog } from './measure/ticks.ts';
-import { copyImage, MEMHOG, readMemhog, removeMemhog, startMemhog, untilTicks } from './memhog.ts';
+import { copyImage, MEMHOG, readMemhog, removeMemhog, startMemhog, untilTicks } from './baselines/memhog-service.ts';
 import { move } from './moves.ts';
 import type { Bench, BenchOptions, BenchResult } from './registry.ts';
 import { median } from './measure/statistics.ts';

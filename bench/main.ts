@@ -10,6 +10,10 @@ import { whole } from './flags.ts';
 import { fog } from './fog/bench.ts';
 import { matrix } from './matrix/bench.ts';
 import { pagePath } from './page-path/bench.ts';
+import { growing } from './paper/growing.ts';
+import { memhog } from './paper/memhog.ts';
+import { processes } from './paper/processes.ts';
+import { table1 } from './paper/table1.ts';
 import { predictors } from './predictors.ts';
 import type { Bench, BenchOptions } from './registry.ts';
 import { type BenchCheck, machine, Reporter } from './report.ts';
@@ -17,7 +21,20 @@ import { Results } from './results.ts';
 import { soak } from './soak.ts';
 import { sweep } from './sweep/bench.ts';
 
-const BENCHES: readonly Bench[] = [baseline, downtime, fog, matrix, pagePath, predictors, soak, sweep];
+const BENCHES: readonly Bench[] = [
+  baseline,
+  downtime,
+  fog,
+  growing,
+  matrix,
+  memhog,
+  pagePath,
+  predictors,
+  processes,
+  soak,
+  sweep,
+  table1,
+];
 const RESULTS = join(resolve(import.meta.dirname), 'results');
 
 const commonSchema = z.object({ json: z.boolean(), out: z.string(), repeat: z.int(), keep: z.boolean() });

@@ -1,8 +1,10 @@
+import { join } from 'node:path';
 import type { Lab } from '#lab/lab.ts';
 import { run } from '#src/cli/program.ts';
 import { processIo } from '#src/cli/terminal.ts';
 import { migrationSchema, type Migration } from '#src/coordination/schema.ts';
 import { AgentClient } from '#src/cli/client.ts';
+import type { Context } from '#src/cli/contexts.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
 
@@ -29,15 +31,39 @@ export interface MoveOutput {
   words?: readonly string[];
 }
 
+/** An agent, and how the command line is told of it. */
+export interface Asked {
+  context: Context;
+  words: readonly string[];
+  env: Readonly<Record<string, string>>;
+}
+
+/** The agent of a test host. */
+function hostAgent(lab: Lab, host: string): Asked {
+  const context = { name: host, socket: lab.host(host).socketPath };
+  return { context, words: ['--context', host], env: { UMS_CONFIG_DIR: lab.paths.config } };
+}
+
+/** An agent by the directory of its sockets, as one within a container is seen from the machine. */
+export function agentAt(runDirectory: string): Asked {
+  const context = { name: 'local', socket: join(runDirectory, 'api', 'agent.sock') };
+  return { context, words: [], env: { UMS_RUN_DIR: runDirectory, UMS_CONTEXT: '' } };
+}
+
 /** Moves a service with the real command line, in this process, and returns what the journal says of it. */
 export async function move(lab: Lab, service: string, from: string, to: string, output: MoveOutput): Promise<Move> {
+  return moveBy(hostAgent(lab, from), service, to, output);
+}
+
+/** The same, by any agent that has the service. */
+export async function moveBy(agent: Asked, service: string, to: string, output: MoveOutput): Promise<Move> {
   const began = Date.now();
   const real = processIo();
   let written = '';
   let errors = '';
   const io = {
     ...real,
-    env: { ...process.env, UMS_CONFIG_DIR: lab.paths.config },
+    env: { ...process.env, ...agent.env },
     out: (text: string) => {
       if (output.visible) real.out(text);
       else written += text;
@@ -48,7 +74,7 @@ export async function move(lab: Lab, service: string, from: string, to: string, 
     },
   };
   const status = await run(
-    ['--context', from, 'migrate', service, '--to', to, ...(output.words ?? []), ...(output.visible ? [] : ['--json'])],
+    [...agent.words, 'migrate', service, '--to', to, ...(output.words ?? []), ...(output.visible ? [] : ['--json'])],
     io,
   );
   const ended = Date.now();
@@ -57,7 +83,7 @@ export async function move(lab: Lab, service: string, from: string, to: string, 
     .filter((line) => line !== '')
     .map((line) => z.record(z.string(), z.json()).parse(JSON.parse(line)));
   for (const event of events) output.event?.(event['event'] === 'result' ? { ...event, event: 'migrated' } : event);
-  const client = agentOf(lab, from);
+  const client = new AgentClient(agent.context);
   try {
     const last = events.map((event) => resultSchema.safeParse(event)).findLast((parsed) => parsed.success);
     const migration =

@@ -3,11 +3,12 @@ import { Lab } from '#lab/lab.ts';
 import { toUmsError } from '#src/telemetry/errors.ts';
 import { TECHNIQUES } from '../cases.ts';
 import { someOf, whole } from '../flags.ts';
+import { pulseArgs } from '../pulse/service.ts';
 import type { Bench, BenchOptions, BenchResult } from '../registry.ts';
 import { atMost, type BenchCheck, type Reporter } from '../report.ts';
 import { judge } from './judge.ts';
 import { APPROACHES, type Cell, daemonsOf, ENGINES, type Group, grouped, nextOf, NOT_YET, type Side } from './plan.ts';
-import { clearAll, other, type Stage, stageOf } from './stages.ts';
+import { clearAll, NAME, other, type Stage, stageOf } from './stages.ts';
 import { type CellResult, renderMatrix } from './table.ts';
 
 const flagsSchema = z.object({
@@ -79,7 +80,8 @@ class Matrix {
   /** One service goes to and fro between two engines until every cell has been asked for as often as it shall be. */
   async #group(group: Group): Promise<void> {
     const { signal, repeat } = this.#options;
-    const stage = stageOf(this.#lab, group, this.#mib);
+    const args = pulseArgs({ mib: this.#mib, dirty_kb_s: 1000 });
+    const stage = stageOf(this.#lab, group, { name: NAME, image: 'pulse', args });
     const left: Cell[] = Array.from({ length: repeat }, () => group.cells.map((cell) => ({ ...cell }))).flat();
     let at: Side | undefined;
     try {

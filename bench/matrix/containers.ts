@@ -6,10 +6,13 @@ import type { RunResult } from '#src/telemetry/exec.ts';
 import { runBundle } from '../pulse/service.ts';
 import type { Engine } from './plan.ts';
 
+/** Programs that prove their state, each an image that lies ready on a test host. */
+export type Workload = 'pulse' | 'growing';
+
 /** Containers as a person has them with each engine: by its own commands alone. */
 export interface Container {
   name: string;
-  image: 'pulse' | 'capsule';
+  image: Workload | 'capsule';
   /** The workload's command line, or what follows the capsule's entry point. */
   args: readonly string[];
   /** TCP, under the same number on the host. */
@@ -159,7 +162,7 @@ async function makeCapsuleBundle(host: Host, bundle: string, args: readonly stri
 
 const runc: Commands = {
   run: async (host, { name, image, args }) => {
-    if (image === 'pulse') return await runBundle(host, name, args, false);
+    if (image !== 'capsule') return await runBundle(host, name, args, false, image);
     await makeCapsuleBundle(host, `/srv/${name}`, args);
     const script = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
     await host.exec('sh', ['-c', script, 'sh', `/srv/${name}`, name], { timeout_ms: LIMIT_MS });

@@ -66,7 +66,7 @@ async function leftovers(stage: Stage, from: Side, { status }: Answer): Promise<
 
 const last = (log: PulseLog): number => log.entries.at(-1)?.n ?? 0;
 
-function continuity(before: PulseLog, log: PulseLog): string[] {
+export function continuity(before: PulseLog, log: PulseLog): string[] {
   return [
     ...(log.continuous ? [] : ['its ticks have a break, or two copies made them']),
     ...(log.checksums_bad === 0 ? [] : ['its memory is not what it must be']),

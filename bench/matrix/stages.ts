@@ -2,9 +2,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { pulseArgs } from '../pulse/service.ts';
 import { type Answer, askHost } from './ask.ts';
-import { COMMANDS, IMAGES_INSIDE } from './containers.ts';
+import { COMMANDS, IMAGES_INSIDE, type Workload } from './containers.ts';
 import type { Cell, Engine, Group, Side } from './plan.ts';
 
 /** Where one group of cells plays: a service, or a service in a capsule, on one of two hosts. */
@@ -27,16 +26,22 @@ const POLL_MS = 200;
 export const other = (side: Side): Side => (side === 'a' ? 'b' : 'a');
 export const hostOf = (lab: Lab, side: Side): Host => lab.host(HOSTS[side]);
 
-export function stageOf(lab: Lab, group: Group, mib: number): Stage {
-  const work = pulseArgs({ mib, dirty_kb_s: 1000 });
+/** What runs in the service, and the name of its container. */
+export interface Work {
+  name: string;
+  image: Workload;
+  args: readonly string[];
+}
+
+export function stageOf(lab: Lab, group: Group, work: Work): Stage {
   return group.approach === 'container-level' ? new CapsuleStage(lab, group, work) : new PlainStage(lab, group, work);
 }
 
 /** Removes what an earlier run may have left, of every engine that is asked. */
-export async function clearAll(lab: Lab, groups: readonly Group[]): Promise<void> {
+export async function clearAll(lab: Lab, groups: readonly Group[], name = NAME): Promise<void> {
   const engines = new Set<Engine>(['podman', ...groups.flatMap(({ a, b }) => [a, b])]);
   for (const engine of engines) {
-    await Promise.all(lab.hosts.map((host) => COMMANDS[engine].remove(host, NAME)));
+    await Promise.all(lab.hosts.map((host) => COMMANDS[engine].remove(host, name)));
   }
 }
 
@@ -44,9 +49,9 @@ export async function clearAll(lab: Lab, groups: readonly Group[]): Promise<void
 class PlainStage implements Stage {
   protected readonly lab: Lab;
   protected readonly group: Group;
-  protected readonly work: readonly string[];
+  protected readonly work: Work;
 
-  constructor(lab: Lab, group: Group, work: readonly string[]) {
+  constructor(lab: Lab, group: Group, work: Work) {
     this.lab = lab;
     this.group = group;
     this.work = work;
@@ -54,16 +59,11 @@ class PlainStage implements Stage {
 
   async start(at: Side): Promise<void> {
     await this.clear();
-    await COMMANDS[this.group[at]].run(hostOf(this.lab, at), {
-      name: NAME,
-      image: 'pulse',
-      args: this.work,
-      ports: [],
-    });
+    await COMMANDS[this.group[at]].run(hostOf(this.lab, at), { ...this.work, ports: [] });
   }
 
   ask(from: Side, { approach, technique, to }: Cell): Promise<Answer> {
-    const service = `${this.group[from]}:${NAME}`;
+    const service = `${this.group[from]}:${this.work.name}`;
     const where = ['--to', HOSTS[other(from)], '--engine', to];
     return askHost(this.lab, HOSTS[from], [service, ...where, '--approach', approach, '--technique', technique]);
   }
@@ -71,14 +71,14 @@ class PlainStage implements Stage {
   async known(side: Side): Promise<string[]> {
     const asked = this.engines().map(async (engine) => {
       const names = await COMMANDS[engine].names(hostOf(this.lab, side));
-      return names.includes(NAME) ? [`a container of ${engine}`] : [];
+      return names.includes(this.work.name) ? [`a container of ${engine}`] : [];
     });
     return (await Promise.all(asked)).flat();
   }
 
   async clear(): Promise<void> {
     for (const engine of this.engines()) {
-      await Promise.all(SIDES.map((side) => COMMANDS[engine].remove(hostOf(this.lab, side), NAME)));
+      await Promise.all(SIDES.map((side) => COMMANDS[engine].remove(hostOf(this.lab, side), this.work.name)));
     }
   }
 
@@ -101,7 +101,7 @@ class CapsuleStage extends PlainStage {
     // A pod finds no files of its node without a volume that would bind it there, so its service comes from elsewhere.
     const from = other(at);
     await this.#run(from, 'podman');
-    const words = [`podman:${NAME}`, '--to', HOSTS[at], '--engine', 'kubernetes', '--technique', 'cold'];
+    const words = [`podman:${this.work.name}`, '--to', HOSTS[at], '--engine', 'kubernetes', '--technique', 'cold'];
     const answer = await askHost(this.lab, HOSTS[from], words);
     if (answer.status === 'done') return;
     const message = `The service did not come to a pod: ${answer.code ?? ''}: ${answer.reason ?? ''}`;
@@ -111,18 +111,18 @@ class CapsuleStage extends PlainStage {
   async #run(side: Side, engine: Engine): Promise<void> {
     const host = hostOf(this.lab, side);
     await host.importImage('capsule', engine === 'runc' ? 'podman' : engine);
-    const agent = ['--name', `${NAME}-${host.name}`, '--peer-address', host.address];
+    const agent = ['--name', `${this.work.name}-${host.name}`, '--peer-address', host.address];
     const ports = ['--peer-port', String(PORTS.peer), '--pairing-port', String(PORTS.pairing)];
-    const service = ['--rootfs', `${IMAGES_INSIDE}/pulse.tar`, ...this.work];
+    const service = ['--rootfs', `${IMAGES_INSIDE}/${this.work.image}.tar`, ...this.work.args];
     const args = [...agent, ...ports, ...service];
-    await COMMANDS[engine].run(host, { name: NAME, image: 'capsule', args, ports: Object.values(PORTS) });
+    await COMMANDS[engine].run(host, { name: this.work.name, image: 'capsule', args, ports: Object.values(PORTS) });
     await this.#agentAnswers(host, engine);
   }
 
   async #agentAnswers(host: Host, engine: Engine): Promise<void> {
     const limit = Date.now() + READY_LIMIT_MS;
     for (;;) {
-      const { exitCode, stderr } = await COMMANDS[engine].exec(host, NAME, ['ums', 'systems']);
+      const { exitCode, stderr } = await COMMANDS[engine].exec(host, this.work.name, ['ums', 'systems']);
       if (exitCode === 0) return;
       if (Date.now() > limit) {
         const message = `The agent in the capsule under ${engine} on ${host.name} does not answer.`;

@@ -13,6 +13,7 @@ export const COLOURS = [
   '#d55e00',
   '#f0e442',
   '#999999',
+  '#000000',
 ] as const;
 
 export function colourOf(index: number): string {

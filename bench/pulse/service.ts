@@ -103,9 +103,10 @@ export async function runBundle(
   name: string,
   args: readonly string[],
   reachable: boolean | undefined,
+  image = 'pulse',
 ): Promise<void> {
   const bundle = `/srv/${name}`;
-  await makeBundle(host, bundle, args, reachable);
+  await makeBundle(host, bundle, args, reachable, image);
   const script = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
   await host.exec('sh', ['-c', script, 'sh', bundle, name], { timeout_ms: LIMIT_MS });
 }
@@ -115,8 +116,10 @@ export async function makeBundle(
   bundle: string,
   args: readonly string[],
   reachable = false,
+  image = 'pulse',
 ): Promise<void> {
-  await host.exec('sh', ['-ec', 'mkdir -p "$1"; cp -a /opt/bundles/pulse/rootfs "$1/rootfs"', 'sh', bundle]);
+  const script = 'mkdir -p "$1"; cp -a "/opt/bundles/$2/rootfs" "$1/rootfs"';
+  await host.exec('sh', ['-ec', script, 'sh', bundle, image]);
   await host.exec('runc', ['spec', '--bundle', bundle]);
   const config = configSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
   config.process['terminal'] = false;

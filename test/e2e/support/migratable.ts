@@ -1,28 +1,22 @@
 import assert from 'node:assert/strict';
 import { z } from 'zod';
-import type { Host } from '#lab/host.ts';
+import { buildMigratableFor, type MigratableOptions, type MigratablePlace, runMigratable } from '#lab/migratable.ts';
 import { PATIENCE } from '#lab/patience.ts';
 import { migrationSchema, type Migration } from '#src/coordination/schema.ts';
 import type { Place as Halt } from './moves.ts';
 import { type CommandEngine, type InContainer, WORKLOAD } from './workload.ts';
 
+export { GRANTS, LEAST_GRANTS, removeMigratable as remove } from '#lab/migratable.ts';
+
 /** Containers of migratable images, as tests start, pair and move them. */
 const START_LIMIT_MS = 30_000;
 const MOVE_LIMIT_MS = 120_000;
 const SEE_LIMIT_MS = 40_000;
-/** What docs/service-level.md says must be granted beside what an engine grants by itself. */
-export const GRANTS = ['--cap-add', 'CHECKPOINT_RESTORE', '--security-opt', 'seccomp=unconfined'];
-/** The same where nothing is granted by itself. */
-export const LEAST_GRANTS = ['--cap-drop', 'ALL', '--cap-add', 'SETPCAP', ...GRANTS];
 const LIBRARIES = ['--env', 'LD_LIBRARY_PATH=/.ums/lib'];
 
 /** A container, and where its engine runs it. */
-export interface Place {
-  host: Host;
+export interface Place extends MigratablePlace {
   engine: CommandEngine;
-  container: string;
-  /** Its agent's port for peers, published by the host; the next one is for pairing. */
-  port: number;
 }
 
 /** Makes a migratable image of one that `host` has in Podman, and loads it into the engines of all places. */
@@ -32,82 +26,19 @@ export async function buildFor(
   name: string,
   files: readonly string[],
 ): Promise<void> {
-  const [first] = places;
+  const [first, ...others] = places;
   assert.ok(first !== undefined);
-  const archive = `/srv/${name}.tar`;
-  const options = ['--output', archive, '--name', `localhost/${name}`, ...files.flatMap((path) => ['--files', path])];
-  await ums(first.host, ['image', 'build', 'migratable', image, ...options]);
-  await Promise.all(
-    places.map(async ({ host, engine }) => {
-      if (host !== first.host) await copy(first.host, host, archive);
-      await host.exec(engine, ['load', '--input', archive], { timeout_ms: START_LIMIT_MS * 4 });
-    }),
-  );
-  for (const { host } of places) await host.exec('rm', ['--force', archive]);
+  await buildMigratableFor([first, ...others], image, name, files);
 }
 
-async function copy(from: Host, to: Host, path: string): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const read = from.spawn('cat', [path], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const write = to.spawn('sh', ['-c', `cat >${path}`], { stdio: [read.stdout, 'ignore', 'inherit'] });
-  write.on('error', reject);
-  write.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`copying ended with ${String(code)}`))));
-  await promise;
-}
-
-/** The command line on a host. */
-function ums(host: Host, args: readonly string[]) {
-  const node = ['--disable-warning=ExperimentalWarning', '/opt/ums/app/src/cli/main.ts'];
-  return host.exec('node', [...node, ...args], { timeout_ms: MOVE_LIMIT_MS });
-}
-
-export interface StartOptions {
-  /** It begins without a service. */
-  waits?: boolean;
-  /** What its engine is told to grant. */
-  grants?: readonly string[];
-  args?: readonly string[];
-}
-
-export async function start(place: Place, image: string, options: StartOptions = {}): Promise<void> {
-  const { host, engine, container, port } = place;
-  const env = {
-    UMS_SYSTEM: container,
-    UMS_PEER_ADDRESS: host.address,
-    UMS_PEER_PORT: port,
-    UMS_PAIRING_PORT: port + 1,
-    UMS_FAULT_INJECTION: 'on',
-  };
-  const words = [
-    'run',
-    '--detach',
-    `--name=${container}`,
-    `--publish=${port}:${port}`,
-    `--publish=${port + 1}:${port + 1}`,
-    ...(options.grants ?? GRANTS),
-    ...Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
-    ...(options.waits === true ? ['--env', 'UMS_INIT=wait'] : []),
-    `localhost/${image}:latest`,
-    ...(options.args ?? []),
-  ];
-  await host.exec(engine, words, { timeout_ms: START_LIMIT_MS });
+export async function start(place: Place, image: string, options: MigratableOptions = {}): Promise<void> {
+  await runMigratable(place, image, { ...options, env: { UMS_FAULT_INJECTION: 'on' } });
   await answers(place);
 }
 
 /** Waits for the agent in a container. */
 export async function answers(place: Place): Promise<void> {
   await askAgent(place, 'GET', '/v1/system', { limit_ms: START_LIMIT_MS });
-}
-
-/** Removes containers, whether they are there or not. */
-export async function remove(...places: readonly Place[]): Promise<void> {
-  for (const { host, engine, container } of places) {
-    const found = await host.exec(engine, ['ps', '--all', '--quiet', '--filter', `name=^${container}$`]);
-    if (found.stdout.trim() === '') continue;
-    // At once: none of them has to end in order, and one may have ended already.
-    await host.exec(engine, ['kill', container], { okExitCodes: [0, 1, 125] });
-    await host.exec(engine, ['rm', '--force', container], { timeout_ms: START_LIMIT_MS });
-  }
 }
 
 /** The command line of ums in a container; its document. */

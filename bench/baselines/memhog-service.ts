@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { fetchFile, serveFiles } from './measure/copy.ts';
-import { parseTicks, type TickLog } from './measure/ticks.ts';
+import { fetchFile, serveFiles } from '../measure/copy.ts';
+import { parseTicks, type TickLog } from '../measure/ticks.ts';
 
 export const MEMHOG = 'memhog';
 const IMAGE = 'localhost/memhog:latest';

@@ -1,0 +1,158 @@
+import { once } from 'node:events';
+import { HOME, LAYOUT } from '#src/drivers/init/layout.ts';
+import type { RunResult } from '#src/telemetry/exec.ts';
+import { UmsError } from '#src/telemetry/errors.ts';
+import { readOrEmpty } from './cgroup.ts';
+import { KUBERNETES_NAMESPACE } from './containerd.ts';
+import type { Host } from './host.ts';
+
+/** Migratable images (docs/service-level.md) on test hosts: built there, loaded, and started as a person would. */
+export type MigratableEngine = 'podman' | 'docker' | 'kubernetes';
+
+/** What must be granted beside what an engine grants by itself. */
+export const GRANTS = ['--cap-add', 'CHECKPOINT_RESTORE', '--security-opt', 'seccomp=unconfined'];
+/** The same where nothing is granted by itself. */
+export const LEAST_GRANTS = ['--cap-drop', 'ALL', '--cap-add', 'SETPCAP', ...GRANTS];
+
+const BUILD_LIMIT_MS = 300_000;
+const LOAD_LIMIT_MS = 180_000;
+const START_LIMIT_MS = 60_000;
+
+/** A container, and where its engine runs it. */
+export interface MigratablePlace {
+  host: Host;
+  engine: MigratableEngine;
+  /** Also the name of the system that it is. */
+  container: string;
+  /** Its agent's port for peers, published by the host; the next one is for pairing. */
+  port: number;
+}
+
+/** Makes a migratable image of one that the first place's host has in Podman, and loads it into the engines of all. */
+export async function buildMigratableFor(
+  places: readonly [MigratablePlace, ...MigratablePlace[]],
+  image: string,
+  name: string,
+  files: readonly string[],
+): Promise<void> {
+  const [first] = places;
+  const archive = `/srv/${name}.tar`;
+  const options = ['--output', archive, '--name', `localhost/${name}`, ...files.flatMap((path) => ['--files', path])];
+  const ums = ['--disable-warning=ExperimentalWarning', '/opt/ums/app/src/cli/main.ts'];
+  const build = [...ums, 'image', 'build', 'migratable', image, ...options];
+  await first.host.exec('node', build, { timeout_ms: BUILD_LIMIT_MS });
+  await Promise.all(
+    places.map(async ({ host, engine }) => {
+      if (host !== first.host) await copy(first.host, host, archive);
+      const [program, ...args] = LOAD[engine];
+      await host.exec(program, [...args, archive], { timeout_ms: LOAD_LIMIT_MS });
+    }),
+  );
+  for (const { host } of places) await host.exec('rm', ['--force', archive]);
+}
+
+const LOAD: Readonly<Record<MigratableEngine, readonly [string, ...string[]]>> = {
+  podman: ['podman', 'load', '--input'],
+  docker: ['docker', 'load', '--input'],
+  kubernetes: ['ctr', '-n', KUBERNETES_NAMESPACE, 'images', 'import'],
+};
+
+async function copy(from: Host, to: Host, path: string): Promise<void> {
+  const read = from.spawn('cat', [path], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const write = to.spawn('sh', ['-c', 'cat >"$1"', 'sh', path], { stdio: [read.stdout, 'ignore', 'inherit'] });
+  const [code] = await once(write, 'exit');
+  if (code === 0) return;
+  const message = `${path} could not be copied from ${from.name} to ${to.name}: ${String(code)}`;
+  throw new UmsError('UMS_E_LAB', { message, fault: 'ums' });
+}
+
+export interface MigratableOptions {
+  /** It begins without a service. */
+  waits?: boolean;
+  /** What its engine is told to grant; a pod is granted what GRANTS says. */
+  grants?: readonly string[];
+  args?: readonly string[];
+  /** More variables of the container. */
+  env?: Readonly<Record<string, string>>;
+}
+
+/** Starts a container of a migratable image; its agent answers a moment later. */
+export async function runMigratable(
+  place: MigratablePlace,
+  image: string,
+  options: MigratableOptions = {},
+): Promise<RunResult> {
+  const { host, engine, container, port } = place;
+  const env = {
+    UMS_SYSTEM: container,
+    UMS_PEER_ADDRESS: host.address,
+    UMS_PEER_PORT: String(port),
+    UMS_PAIRING_PORT: String(port + 1),
+    ...(options.waits === true ? { UMS_INIT: 'wait' } : {}),
+    ...options.env,
+  };
+  if (engine === 'kubernetes') return runPod(place, image, env, options.args ?? []);
+  const words = [
+    'run',
+    '--detach',
+    `--name=${container}`,
+    `--publish=${port}:${port}`,
+    `--publish=${port + 1}:${port + 1}`,
+    ...(options.grants ?? GRANTS),
+    ...Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
+    `localhost/${image}:latest`,
+    ...(options.args ?? []),
+  ];
+  return host.exec(engine, words, { timeout_ms: START_LIMIT_MS });
+}
+
+/** Kubernetes starts containers without a seccomp filter unless it is asked for one. */
+function runPod(
+  { host, container, port }: MigratablePlace,
+  image: string,
+  env: Readonly<Record<string, string>>,
+  args: readonly string[],
+): Promise<RunResult> {
+  const main = {
+    name: 'main',
+    image: `localhost/${image}:latest`,
+    imagePullPolicy: 'IfNotPresent',
+    args,
+    env: Object.entries(env).map(([name, value]) => ({ name, value })),
+    ports: [port, port + 1].map((each) => ({ containerPort: each, hostPort: each })),
+    securityContext: { capabilities: { add: ['CHECKPOINT_RESTORE'] } },
+  };
+  const spec = { containers: [main], restartPolicy: 'Never' };
+  const pod = { apiVersion: 'v1', kind: 'Pod', metadata: { name: container }, spec };
+  return host.exec('kubectl', ['create', '-f', '-'], { input: JSON.stringify(pod), timeout_ms: START_LIMIT_MS });
+}
+
+/** Removes containers, whether they are there or not. */
+export async function removeMigratable(...places: readonly MigratablePlace[]): Promise<void> {
+  for (const { host, engine, container } of places) {
+    if (engine === 'kubernetes') {
+      const line = ['delete', 'pod', container, '--ignore-not-found', '--grace-period=1', '--wait'];
+      await host.exec('kubectl', line, { timeout_ms: START_LIMIT_MS });
+      continue;
+    }
+    const found = await host.exec(engine, ['ps', '--all', '--quiet', '--filter', `name=^${container}$`]);
+    if (found.stdout.trim() === '') continue;
+    // At once: none of them has to end in order, and one may have ended already.
+    await host.exec(engine, ['kill', container], { okExitCodes: [0, 1, 125] });
+    await host.exec(engine, ['rm', '--force', container], { timeout_ms: START_LIMIT_MS });
+  }
+}
+
+/**
+ * Where the agent in a container has its sockets, as the machine sees it, whatever engine runs the container; undefined
+ * while there is no such container.
+ */
+export function runDirectoryIn({ host, container }: Pick<MigratablePlace, 'host' | 'container'>): string | undefined {
+  const init = host.processes().find((pid) => {
+    if (!readOrEmpty(`/proc/${pid}/cmdline`).split('\0').includes(LAYOUT.init)) return false;
+    // The init forks itself, too; the first process of its namespace is the one that lasts.
+    if (!/^NSpid:.*\s1$/m.test(readOrEmpty(`/proc/${pid}/status`))) return false;
+    return readOrEmpty(`/proc/${pid}/environ`).split('\0').includes(`UMS_SYSTEM=${container}`);
+  });
+  return init === undefined ? undefined : `/proc/${init}/root${HOME}/run`;
+}
