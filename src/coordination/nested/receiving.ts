@@ -25,25 +25,22 @@ interface Capsule {
   seen: CapsuleSeen;
 }
 
-async function capsules(context: SagaContext): Promise<Capsule[]> {
-  const engines = (await context.engines()).filter(({ available }) => available);
-  const found = engines.map(async ({ engine }) => {
-    const driver = context.driver(engine);
-    return (await driver.list()).flatMap((summary) => {
-      const seen = summary.state === 'running' ? capsuleSeen(summary.pid) : undefined;
-      return seen === undefined ? [] : [{ driver, summary, seen }];
-    });
+/** Those that run under one engine: the one that receives is where it was asked for, and each engine's list costs a command. */
+async function capsules(context: SagaContext, engine: string): Promise<Capsule[]> {
+  const known = knownEngine(engine);
+  const here = (await context.engines()).find((each) => each.engine === engine);
+  if (known === undefined || here?.available !== true) return [];
+  const driver = context.driver(known);
+  return (await driver.list()).flatMap((summary) => {
+    const seen = summary.state === 'running' ? capsuleSeen(summary.pid) : undefined;
+    return seen === undefined ? [] : [{ driver, summary, seen }];
   });
-  return (await Promise.all(found)).flat();
 }
 
 /** The one that was made for this migration, or else one of that name under that engine. */
 async function receiverOf(context: SagaContext, { id, name, engine }: ReceiveRequest): Promise<Capsule | undefined> {
-  const all = await capsules(context);
-  return (
-    all.find(({ seen }) => seen.system === id) ??
-    all.find(({ driver, summary }) => driver.engine === engine && summary.name === name)
-  );
+  const all = await capsules(context, engine);
+  return all.find(({ seen }) => seen.system === id) ?? all.find(({ summary }) => summary.name === name);
 }
 
 /** One that can receive: it was made for that, or it waits for anybody. */
