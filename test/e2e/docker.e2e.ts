@@ -168,7 +168,9 @@ void describe('a task of a service of Docker Swarm', { timeout: TEST_LIMIT_MS },
   after(() => alpha.exec('sh', ['-c', 'docker service rm web; docker swarm leave --force; true']));
 
   void it('is refused, because the swarm would make another one in its place, and runs on', async () => {
-    const image = await alpha.importImage(WORKLOAD, 'docker');
+    const name = await alpha.importImage(WORKLOAD, 'docker');
+    // By its id: a swarm would ask a registry for a name, and wait for the answer.
+    const [image = ''] = await lines(alpha, 'docker', ['image', 'inspect', '--format', '{{.Id}}', name]);
     await alpha.exec('docker', ['swarm', 'init', '--advertise-addr', alpha.address]);
     const options = ['--detach', '--name', 'web', '--network', 'host', '--no-resolve-image'];
     await alpha.exec('docker', ['service', 'create', ...options, image, 'sleep', '1000']);
