@@ -4,7 +4,7 @@ import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
 import type { ServiceSummary } from '#src/drivers/contract.ts';
 import { z } from 'zod';
-import { kubectl } from './support/deployments.ts';
+import { kubectl, untilReady } from './support/deployments.ts';
 import { CIRCUMSTANCES, removePod, runPod } from './support/kubernetes-refusals.ts';
 import { migrateToEnd, until } from './support/moves.ts';
 import { nothingRemains } from './support/pods.ts';
@@ -30,12 +30,6 @@ before(async () => {
 
 const inside: InContainer = (host, args) =>
   host.exec('kubectl', ['exec', NAME, '--', ...args], { timeout_ms: EXEC_LIMIT_MS, okExitCodes: [0, 1] });
-
-/** Its program may answer before the cluster knows that it runs. */
-async function isReady(host: Host): Promise<void> {
-  const wait = ['wait', '--for=condition=Ready', `pod/${NAME}`, `--timeout=${START_LIMIT_MS / 1000}s`];
-  await host.exec('kubectl', wait, { timeout_ms: START_LIMIT_MS + EXEC_LIMIT_MS });
-}
 
 const POD = {
   apiVersion: 'v1',
@@ -134,7 +128,7 @@ void describe('kitchensink in a pod', { timeout: TEST_LIMIT_MS }, () => {
   void it('is refused, and left alone, while the other cluster lacks what it refers to', async () => {
     await makeSettings(alpha);
     await alpha.exec('kubectl', ['apply', '-f', '-'], { input: JSON.stringify(POD) });
-    await isReady(alpha);
+    await untilReady(alpha, NAME, START_LIMIT_MS);
     await until('it works', START_LIMIT_MS, async () => (await verified(alpha, inside)).ok || undefined);
     const result = await migrateToEnd(alpha, NAME, 'beta', { technique: 'cold' });
     assert.notEqual(result.state, 'done');

@@ -11,6 +11,12 @@ export async function kubectl(host: Host, ...words: string[]): Promise<string> {
   return (await host.exec('kubectl', words, { timeout_ms: EXEC_LIMIT_MS })).stdout.trim();
 }
 
+/** A program may answer before its cluster knows that it runs. */
+export async function untilReady(host: Host, pod: string, limit_ms: number): Promise<void> {
+  const wait = ['wait', '--for=condition=Ready', `pod/${pod}`, `--timeout=${limit_ms / 1000}s`];
+  await host.exec('kubectl', wait, { timeout_ms: limit_ms + EXEC_LIMIT_MS });
+}
+
 export function deploymentOf(name: string, command: string[], image = command[0] ?? '', more: object = {}) {
   const container = { name: 'main', image: `localhost/${image}:latest`, imagePullPolicy: 'IfNotPresent', command };
   return {

@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Host } from '#lab/host.ts';
 import type { ErrorCode } from '#src/telemetry/error-codes.ts';
-import { apply, kubectl } from './deployments.ts';
+import { apply, kubectl, untilReady } from './deployments.ts';
 import { until } from './moves.ts';
 
 type PodName = 'plain' | 'privileged';
@@ -26,6 +26,7 @@ interface ClusterObject {
 }
 
 const SEEN_LIMIT_MS = 20_000;
+const READY_LIMIT_MS = 25_000;
 const IMAGE = 'localhost/busybox:latest';
 
 function podOf(name: PodName): object {
@@ -42,7 +43,7 @@ function podOf(name: PodName): object {
 
 export async function runPod(host: Host, pod: PodName): Promise<void> {
   await apply(host, podOf(pod));
-  await kubectl(host, 'wait', '--for=condition=Ready', `pod/${pod}`, '--timeout=25s');
+  await untilReady(host, pod, READY_LIMIT_MS);
 }
 
 export async function removePod(host: Host, pod: PodName): Promise<void> {
