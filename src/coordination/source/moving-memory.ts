@@ -108,7 +108,8 @@ export class MovingMemory {
 
   /**
    * Opens what finds the pages that are written, which takes a while but touches nothing of the service, and closes it
-   * again if `work` fails before it has become a part of what moves. Without rounds it attaches to nothing at all, and only lists what is there in the end.
+   * again if `work` fails before it has become a part of what moves. Without rounds it attaches to nothing at all, and only
+   * lists what is there in the end.
    */
   static async withTracker<T>(
     context: SagaContext,

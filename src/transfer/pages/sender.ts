@@ -189,12 +189,11 @@ export class PageSender {
     const run = (async () => {
       await before;
       const space = this.#space(name);
-      if (cuts !== this.#cuts) {
-        space.leftOut = normaliseRanges([...space.leftOut, ...ranges]);
-        return this.#queue.send(new Job('live'), space, []);
-      }
-      space.leftOut = subtractRanges(space.leftOut, normaliseRanges(ranges));
-      return this.#queue.send(new Job('live'), space, ranges);
+      const isCut = cuts !== this.#cuts;
+      space.leftOut = isCut
+        ? normaliseRanges([...space.leftOut, ...ranges])
+        : subtractRanges(space.leftOut, normaliseRanges(ranges));
+      return this.#queue.send(new Job('live'), space, isCut ? [] : ranges);
     })();
     // Only the order matters here; who called hears of a failure.
     this.#live = run.catch(() => undefined);
