@@ -77,7 +77,7 @@ sub listen_at {
 sub watch { my ($fd, $action) = @_; $on{$fd} = $action; epoll_add($epoll, $fd) }
 
 my $releaser = UMS::Releaser->new;
-my $hand = processors() > 1 ? UMS::Hand->new : undef;
+my $hand = processors() > 1 ? UMS::Hand->new($store) : undef;
 my $filler;
 $filler = UMS::Filler->new(
     store => $store,

@@ -50,7 +50,7 @@ sub add_task {
     my $serial = ++$self->{serial};
     $self->{stores}{$pid} //= UMS::Store->new($self->{store}, "process:$pid");
     $self->{adopt}->($serial, $fd);
-    $self->{hand}->adopt($serial, $fd, $self->{stores}{$pid}->data_path) if defined $self->{hand};
+    $self->{hand}->adopt($serial, $fd, $pid) if defined $self->{hand};
     $self->{total} += $_->[1] for defined $memory ? () : @$plan;
     $self->{tasks}{$serial} = { serial => $serial, pid => $pid, fd => $fd, handle => $handle,
         memory => $memory // UMS::Memory->new($plan), misplaced => {} };

@@ -6,29 +6,27 @@ use strict;
 use warnings;
 use Errno qw(EAGAIN);
 use Socket qw(AF_UNIX SOCK_SEQPACKET PF_UNSPEC);
+use UMS::Child;
 use UMS::Kernel;
+use UMS::Store;
+
+our @ISA = ('UMS::Child');
 
 use constant MESSAGE_MAX => 4096;
 
-# To be called before there is any descriptor that only one process may hold.
+# To be called before there is any descriptor that only one process may hold. `store`: the directory of the page store.
 sub new {
-    my ($class) = @_;
+    my ($class, $store) = @_;
     socketpair(my $ours, my $theirs, AF_UNIX, SOCK_SEQPACKET, PF_UNSPEC) or die "socketpair: $!\n";
-    my $pid = fork() // die "fork: $!\n";
-    if ($pid == 0) {
-        close $ours;
-        eval { work($theirs) };
-        print STDERR $@;
-        exit 0;
-    }
+    my $pid = UMS::Child::fork_off(sub { close $ours; work($theirs, $store) });
     close $theirs;
     return bless { socket => $ours, pid => $pid, knows => {} }, $class;
 }
 
-# From here on it can help with this process. `path`: the file with its pages.
+# From here on it can help with this process, of which the page store speaks by `pid`.
 sub adopt {
-    my ($self, $serial, $fd, $path) = @_;
-    $self->{knows}{$serial} = 1 if send_descriptor($self->{socket}, "a $serial", $fd) && $self->say("f $serial $path");
+    my ($self, $serial, $fd, $pid) = @_;
+    $self->{knows}{$serial} = 1 if send_descriptor($self->{socket}, "a $serial $pid", $fd);
 }
 
 sub drop {
@@ -36,7 +34,7 @@ sub drop {
     $self->say("d $serial") if delete $self->{knows}{$serial};
 }
 
-# Begins to copy these pages of the file to `page`; false when it cannot.
+# Begins to copy these pages of the store to `page`; false when it cannot.
 sub copy {
     my ($self, $serial, $page, $image, $count) = @_;
     return $self->{knows}{$serial} && $self->say("c $serial $page $image $count");
@@ -59,22 +57,17 @@ sub say {
     return 0;
 }
 
-# It is gone when this returns, and whatever it held open with it.
-sub end {
-    my ($self) = @_;
-    kill 'KILL', $self->{pid};
-    waitpid($self->{pid}, 0);
-}
-
 sub work {
-    my ($socket) = @_;
+    my ($socket, $directory) = @_;
     my %held;
     while (1) {
         my ($got, $line, $fd) = receive_message($socket);
         return if $got <= 0;
-        my ($what, $serial, @words) = split(/ /, $line, $line =~ /^f/ ? 3 : -1);
-        if ($what eq 'a') { open($held{$serial}{memory}, '+<&=', $fd) or die "userfaultfd: $!\n" }
-        elsif ($what eq 'f') { $held{$serial}{path} = $words[0] }
+        my ($what, $serial, @words) = split(/ /, $line);
+        if ($what eq 'a') {
+            open(my $memory, '+<&=', $fd) or die "userfaultfd: $!\n";
+            $held{$serial} = { memory => $memory, store => UMS::Store->new($directory, "process:$words[0]") };
+        }
         elsif ($what eq 'd') { delete $held{$serial} }
         elsif ($what eq 'c') { syswrite($socket, join(' ', copy_of($held{$serial}, @words))) }
     }
@@ -82,12 +75,8 @@ sub work {
 
 sub copy_of {
     my ($held, $page, $image, $count) = @_;
-    my $file = $held->{file};
-    if (!defined $file) {
-        open($file, '<:raw', $held->{path}) or die "$held->{path}: $!\n";
-        $held->{file} = $file;
-    }
-    return uffd_copy(fileno($held->{memory}), $page, read_pages($file, $image, $count), $count);
+    $held->{store}->ready or die "there is no page store\n";
+    return uffd_copy(fileno($held->{memory}), $page, $held->{store}->content($image, $count), $count);
 }
 
 1;

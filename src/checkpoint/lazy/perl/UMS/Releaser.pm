@@ -4,19 +4,16 @@ package UMS::Releaser;
 use strict;
 use warnings;
 use Fcntl qw(F_GETFL F_SETFL O_NONBLOCK);
+use UMS::Child;
 use UMS::Kernel;
+
+our @ISA = ('UMS::Child');
 
 # To be called before there is any descriptor that only one process may hold.
 sub new {
     my ($class) = @_;
     pipe(my $out, my $in) or die "pipe: $!\n";
-    my $pid = fork() // die "fork: $!\n";
-    if ($pid == 0) {
-        close $in;
-        eval { work($out) };
-        print STDERR $@;
-        exit 0;
-    }
+    my $pid = UMS::Child::fork_off(sub { close $in; work($out) });
     close $out;
     fcntl($in, F_SETFL, fcntl($in, F_GETFL, 0) | O_NONBLOCK);
     return bless { in => $in, pid => $pid }, $class;
@@ -26,13 +23,6 @@ sub new {
 sub release {
     my ($self, $path, $first, $count) = @_;
     syswrite($self->{in}, "$first $count $path\n");
-}
-
-# It is gone when this returns, and whatever it held open with it.
-sub end {
-    my ($self) = @_;
-    kill 'KILL', $self->{pid};
-    waitpid($self->{pid}, 0);
 }
 
 sub work {
