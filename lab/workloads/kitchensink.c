@@ -128,8 +128,10 @@ static const char *component_name(int c, char *buffer, size_t size) {
 
 // A violation ends the program, but through the parent: the process that saw
 // it only leaves the line behind and stands still, so that its state stays.
+// Once the program ends, its parts lose each other one by one, as they may.
 __attribute__((format(printf, 2, 3))) static void violation(int component, const char *format, ...) {
   char name[48], what[256], line[384];
+  if (atomic_load(&shared->stop)) return;
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(what, sizeof what, format, arguments);
@@ -887,6 +889,8 @@ static void begin_files(void) {
   log_fd = create("append.log", O_APPEND);
   must(mkdir(at("directory"), 0750) < 0 && errno != EEXIST ? -1 : 0, "mkdir");
   dir_fd = must(open(at("directory"), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "directory");
+  // A run that was killed between two steps has left its file.
+  must(unlinkat(dir_fd, "new", 0) < 0 && errno != ENOENT ? -1 : 0, "new");
   inotify_fd = must(inotify_init1(IN_NONBLOCK | IN_CLOEXEC), "inotify_init1");
   must(mkdir(options.watch, 0700) < 0 && errno != EEXIST ? -1 : 0, options.watch);
   must(inotify_add_watch(inotify_fd, options.watch, IN_CREATE | IN_DELETE), options.watch);

@@ -91,8 +91,13 @@ void describe('kitchensink in a container of containerd, on the network of its h
     await until('it has ended', START_LIMIT_MS, async () => (await taskStatus(host, NAME)) === 'STOPPED' || undefined);
     await host.exec('ctr', ['tasks', 'rm', NAME]);
     // Nothing of its next task has to do with ums: not even the directory of its restore is there any more.
-    await host.exec('ctr', ['tasks', 'start', '--detach', '--null-io', NAME]);
-    await until('it works again', START_LIMIT_MS, async () => (await verified(host, inside)).ok || undefined);
+    await host.exec('ctr', ['tasks', 'start', '--detach', '--log-uri', `file://${LOG}`, NAME]);
+    await until('it works again', START_LIMIT_MS, async () => (await verified(host, inside)).ok || undefined).catch(
+      async (error: unknown) => {
+        const told = await lines(host, 'tail', ['-n', '20', LOG]);
+        throw new Error(`what it printed last:\n${told.join('\n')}`, { cause: error });
+      },
+    );
     const again = await statusOf(host, inside);
     assert.equal(again.generation, 2, 'its files are those it had');
     assert.notEqual(again.boot_id, bootId);

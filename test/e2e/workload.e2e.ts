@@ -155,7 +155,9 @@ void describe('kitchensink in a runc bundle', { timeout: TEST_LIMIT_MS }, () => 
   /** As a person would: `runc spec`, some changes, and a logger behind the container's output. */
   async function start(): Promise<void> {
     await alpha.exec('sh', ['-ec', `mkdir -p ${BUNDLE} && cp -a /opt/bundles/${WORKLOAD}/rootfs ${BUNDLE}/rootfs`]);
-    await alpha.exec('mkdir', ['-p', `${BUNDLE}/rootfs/data`]);
+    // With what a run leaves that was killed at an unlucky moment: it must not keep the next from beginning.
+    await alpha.exec('mkdir', ['-p', `${BUNDLE}/rootfs/data/directory`]);
+    await alpha.exec('touch', [`${BUNDLE}/rootfs/data/directory/new`]);
     await alpha.exec('runc', ['spec', '--bundle', BUNDLE]);
     const config = z
       .looseObject({ process: z.looseObject({}), root: z.looseObject({}) })
