@@ -4,7 +4,7 @@ import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { type Answer, answerSchema, commitRequestSchema } from '../messages.ts';
-import { planOf, runsEarly } from '../plan.ts';
+import { planOf } from '../plan.ts';
 import type { SourceStep } from './steps.ts';
 
 const ASK_AGAIN_MS_MIN = 250;
@@ -18,9 +18,9 @@ const ASK_AGAIN_MS_MAX = 5000;
  */
 export const committing: SourceStep = {
   async run(context, row, signal, memory) {
-    // Where memory follows the commit, a host that went down has lost it: the service may begin to run at the destination
-    // only if all of it is there by chance.
-    const only_whole = runsEarly(planOf(row).technique) && row.data['boot'] !== (await bootMark());
+    // What had not arrived, a host that went down has lost: then the service may begin to run at the destination only if all
+    // of it is there.
+    const only_whole = planOf(row).path === 'pages' && row.data['boot'] !== (await bootMark());
     let pause_ms = ASK_AGAIN_MS_MIN;
     for (;;) {
       signal.throwIfAborted();

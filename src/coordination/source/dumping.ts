@@ -10,6 +10,7 @@ import { listeningPorts } from '../listening.ts';
 import { answerSchema, receivedRequestSchema, sizesSchema } from '../messages.ts';
 import { planOf, runsEarly } from '../plan.ts';
 import { checkpointRequest, dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
+import { followed } from './followed.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
 import { createTreeRounds } from './tree-rounds.ts';
 
@@ -27,7 +28,10 @@ export const dumping: SourceStep = {
     looking.catch(() => undefined);
     await sendBoth(context, row, driver, signal, memory, pids, begun);
     const listening = await looking;
-    if (!runsEarly(planOf(row).technique)) await memory.moving?.complete(signal);
+    // The destination restores beside the end of it, and `restoring` waits for the last page.
+    if (memory.moving !== undefined && !runsEarly(planOf(row).technique)) {
+      await followed(context, row, memory.moving, memory.moving.nearlyComplete(signal));
+    }
     // Told with the request to restore, so that it costs no round trip of its own.
     memory.received = receivedRequestSchema.parse({ listening, processes: pids.length });
     return 'restoring';

@@ -39,6 +39,8 @@ const NEAR_LOOK_MS = 25;
 const FILL_MS_PER_BYTE = 550 / 2 ** 30;
 /** So much of a round is left out at most. */
 const CUT_MS = 2000;
+/** Before the last page arrives, a destination has so much time for its restore; with what it fills meanwhile, more. */
+const RESTORE_MS = 1500;
 
 /** Pages of small mappings that are sent ahead, and for how long they may keep the link busy: the images wait behind them. */
 const FIRST_PAGES = 96;
@@ -90,6 +92,9 @@ export class MovingMemory {
   /** It was begun before its round. */
   #isAhead = false;
   #looked_ms: number | undefined;
+  /** When the service stood still, and what had been sent by then. */
+  #frozenAt: { ms: number; sent_bytes: number } | undefined;
+  #final_bytes = 0;
   #failure: UmsError | undefined;
 
   private constructor(
@@ -292,8 +297,18 @@ export class MovingMemory {
   }
 
   /** The service has just been frozen: from here on what the restore itself asks for is sent, long before the rest. */
-  frozen(): Promise<void> {
-    return this.#sender.frozen();
+  async frozen(): Promise<void> {
+    await this.#sender.frozen();
+    this.#frozenAt = { ms: performance.now(), sent_bytes: bytesOf(this.#sender.stats()) };
+  }
+
+  /** How much of the memory that must be there in the end is there since the freeze; a total once CRIU has said it. */
+  arrived(): { bytes: number; total_bytes: number | null; elapsed_ms: number } {
+    const { ms, sent_bytes } = this.#frozenAt ?? { ms: performance.now(), sent_bytes: 0 };
+    const total_bytes = this.#final_bytes === 0 ? null : this.#final_bytes;
+    // What is asked for while it is sent anyway may be counted twice.
+    const bytes = Math.min(bytesOf(this.#sender.stats()) - sent_bytes, total_bytes ?? Number.POSITIVE_INFINITY);
+    return { bytes, total_bytes, elapsed_ms: performance.now() - ms };
   }
 
   /** The freeze is near: from here on nothing here keeps the disk busy, for which both journals would have to wait. */
@@ -409,6 +424,7 @@ export class MovingMemory {
    */
   async seal(imagesDir: string): Promise<void> {
     const contents = await this.#contentsOf(imagesDir);
+    this.#final_bytes = contents.reduce((sum, { ranges }) => sum + countPages(ranges), 0) * PAGE_BYTES;
     this.#sealed = this.#noting(this.#finish(contents));
   }
 
@@ -452,6 +468,25 @@ export class MovingMemory {
   complete(signal: AbortSignal): Promise<void> {
     if (this.#sealed === undefined) throw new Error('nothing has been sealed yet');
     return unlessAborted(this.#sealed, signal);
+  }
+
+  /**
+   * After `seal`: resolves when the rest arrives no later than a destination that begins to restore now has done with it,
+   * or has arrived.
+   */
+  async nearlyComplete(signal: AbortSignal): Promise<void> {
+    const near = Promise.withResolvers<void>();
+    const looking = setInterval(() => {
+      const { bytes, total_bytes, elapsed_ms } = this.arrived();
+      if (total_bytes === null) return;
+      const rest_ms = ((total_bytes - bytes) * elapsed_ms) / Math.max(bytes, 1);
+      if (rest_ms <= RESTORE_MS + total_bytes * FILL_MS_PER_BYTE) near.resolve();
+    }, NEAR_LOOK_MS);
+    try {
+      await Promise.race([near.promise, this.complete(signal)]);
+    } finally {
+      clearInterval(looking);
+    }
   }
 
   report(): MemoryReport {
@@ -516,6 +551,10 @@ export class MovingMemory {
     this.#moving.set(pid, moving);
     return moving;
   }
+}
+
+function bytesOf({ zero_bytes, reference_bytes, data_bytes, confirmed_bytes }: SenderStats): number {
+  return zero_bytes + reference_bytes + data_bytes + confirmed_bytes;
 }
 
 /** How long the rest of a round takes if it goes on as it went, in ms. */

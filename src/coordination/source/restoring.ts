@@ -5,7 +5,7 @@ import { answerSchema, restoreRequestSchema } from '../messages.ts';
 import { bootMark } from '../boot.ts';
 import { planOf, runsEarly } from '../plan.ts';
 import { checkpointRequest } from './checkpoint-request.ts';
-import type { SourceStep } from './steps.ts';
+import type { SourceMemory, SourceStep } from './steps.ts';
 import { untilAnswered } from './until-answered.ts';
 
 const RESTORE_TIMEOUT_MS = 600_000;
@@ -24,20 +24,22 @@ export const restoring: SourceStep = {
     // then there is nothing to go back to, and waiting for the destination is right.
     const onlyThere = row.data['boot'] !== (await bootMark());
     const after = context.driver(row.engine).afterCheckpoint(row.handle);
+    const failed = new AbortController();
+    const either = AbortSignal.any([signal, failed.signal]);
     const asking = onlyThere
-      ? untilAnswered(context, row, signal, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
-      : context.peers.request(row.destination, { ...request, signal });
-    if (runsEarly(planOf(row).technique)) {
-      const { imagesDir } = checkpointRequest(context, row);
-      memory.moving?.findAndSeal(imagesDir, after.ended, (finding) => timed(context, row.id, 'find', finding));
-    }
+      ? untilAnswered(context, row, either, request, ['UMS_E_MIGRATION_STATE', 'UMS_E_MIGRATION_UNKNOWN'])
+      : context.peers.request(row.destination, { ...request, signal: either });
+    const travelling = travels(context, row, signal, memory, after.ended);
+    // A restore may wait for memory that cannot come any more.
+    travelling.catch((error: unknown) => failed.abort(error));
     const answer = await asking.catch(async (error: unknown) => {
-      // What went wrong with the files is the better reason.
+      // What went wrong with the memory or the files is the better reason.
+      if (failed.signal.aborted) await travelling;
       await memory.files?.done;
       throw error;
     });
     if (answer.state === 'restored') {
-      await Promise.all([memory.files?.done, memory.moving?.found(), timed(context, row.id, 'holds', after.holds)]);
+      await Promise.all([memory.files?.done, travelling, timed(context, row.id, 'holds', after.holds)]);
       if (!onlyThere) await requireFrozen(context, row);
       return 'committing';
     }
@@ -50,6 +52,24 @@ export const restoring: SourceStep = {
     });
   },
 };
+
+/**
+ * What of the memory goes on while the destination restores, and must have ended before the commit: where the service runs
+ * before all of it is there, finding what still has to travel; otherwise the last of it arrives.
+ */
+async function travels(
+  context: SagaContext,
+  row: Row,
+  signal: AbortSignal,
+  { moving }: SourceMemory,
+  dumped: Promise<void>,
+): Promise<void> {
+  if (moving === undefined) return;
+  if (!runsEarly(planOf(row).technique)) return await timed(context, row.id, 'arrive', moving.complete(signal));
+  const { imagesDir } = checkpointRequest(context, row);
+  moving.findAndSeal(imagesDir, dumped, (finding) => timed(context, row.id, 'find', finding));
+  await moving.found();
+}
 
 /**
  * The last look before the commit. Somebody may have let the service run again through its engine: then it has gone on,
