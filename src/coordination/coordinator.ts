@@ -244,7 +244,7 @@ export class Coordinator {
     const early: readonly string[] = ['reserving', 'reserved', 'receiving', 'aborting'];
     for (const row of journal.unfinished()) {
       if (row.role !== 'destination' || !early.includes(row.state)) continue;
-      if (journal.silence_ms(row.id) < LEASE_MS) continue;
+      if (journal.silence_ms(row.id) < LEASE_MS || this.destination.isReceiving(row.id)) continue;
       log.warn({ migration: row.id }, 'nothing heard from the source, dropping what was made for it');
       await this.destination.giveUp(row.source, row.id).catch((error: unknown) => {
         log.error({ migration: row.id, err: error }, 'what was made could not be dropped; it is tried again');

@@ -48,6 +48,9 @@ const SLOW = '40mbit';
 /** So much memory is still on its way when the link is cut, however busy this machine is: less takes two seconds. */
 const CUT_MIB = 32;
 
+/** From about here on cold sends pages; less goes as CRIU's images. */
+const PAGES_MIB = 24;
+
 const lab = Lab.open();
 const service: Mosaic = { name: 'mosaic-faults', engine: 'runc' };
 let alpha: Host;
@@ -149,6 +152,25 @@ const FAULTS: readonly Fault[] = [
     at: 'dumping',
     act: (id) => flap(id, 'dumping', 300, 700, 3),
     ends: ['done', 'aborted'],
+  },
+  {
+    name: 'link flapping while the last of a frozen service arrives',
+    techniques: ['cold'],
+    at: 'restoring',
+    mib: PAGES_MIB,
+    act: (id) => flap(id, 'restoring', 300, 700, 3),
+    ends: ['done', 'aborted'],
+  },
+  {
+    name: 'pager killed while the last of a frozen service arrives',
+    techniques: ['cold'],
+    at: 'restoring',
+    mib: PAGES_MIB,
+    act: async (id) => {
+      await until('it is restored', 30_000, async () => (await migration(beta, id)).state === 'restored' || undefined);
+      await killOn(beta, /pager\.pl/);
+    },
+    ends: ['aborted'],
   },
   {
     name: 'link flapping during demand fetches',

@@ -36,6 +36,7 @@ export class ArrivingMemory {
   #paused = false;
   #linkTimer: NodeJS.Timeout | undefined;
   #lost: UmsError | undefined;
+  #cause: UmsError | undefined;
   #complete = false;
   #watching: Promise<void> | undefined;
   #turn: Promise<void> = Promise.resolve();
@@ -132,6 +133,11 @@ export class ArrivingMemory {
     return this.#complete || this.#receiver.status().complete;
   }
 
+  /** Why memory can no longer reach the processes, if that is so. */
+  get lost(): UmsError | undefined {
+    return this.#cause;
+  }
+
   /** Stopped by a broken link, not by anybody who wanted it. */
   get paused(): boolean {
     return this.#paused;
@@ -164,6 +170,7 @@ export class ArrivingMemory {
 
   /** Memory can no longer reach the processes: they must not run on without it. */
   #lose(cause: UmsError): void {
+    this.#cause = cause;
     this.#lost = new UmsError('UMS_E_MEMORY_LOST', {
       message: `Memory of ${this.#row.service} can no longer reach its processes on ${this.#context.systemName}: ${cause.message}`,
       fault: 'destination',

@@ -30,6 +30,7 @@ import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { isDestinationState } from '../states.ts';
 import { Memories } from './memories.ts';
+import { OpenStreams } from './open-streams.ts';
 import { Passes } from './passes.ts';
 import { asNoRoom, emptyDirectory, hasPages, pageManifest, verifyStaging } from './staging.ts';
 
@@ -80,6 +81,7 @@ export class Destination {
   /** Streams of files, by migration: programs wait for what comes over them. */
   readonly #sessions = new Map<string, Duplex>();
   readonly #passes = new Map<string, Passes>();
+  readonly #streams = new OpenStreams();
 
   constructor(context: SagaContext) {
     this.#context = context;
@@ -164,6 +166,15 @@ export class Destination {
     return join(this.#context.stagingRoot, id, 'work');
   }
 
+  /** Something is coming from the source: it is not silent, although it asks for nothing. */
+  isReceiving(id: string): boolean {
+    return this.#streams.has(id);
+  }
+
+  #receiving<T>(id: string, work: () => Promise<T>): Promise<T> {
+    return this.#streams.during(id, work, () => this.#context.journal.touch(id));
+  }
+
   /** Checks, records and makes the staging directory. */
   reserve(
     peer: string,
@@ -206,7 +217,8 @@ export class Destination {
     this.#require(row, ['reserving']);
     const archive = createZstdDecompress();
     const received = pipeline(Readable.from(body, { objectMode: false }), archive, { signal });
-    await allOf([this.#driver(row).importImage(specificationOf(row), archive, signal), received]);
+    const imported = this.#driver(row).importImage(specificationOf(row), archive, signal);
+    await this.#receiving(id, () => allOf([imported, received]));
   }
 
   create(peer: string, id: string): Promise<{ state: DestinationState; trees: string[] }> {
@@ -244,13 +256,14 @@ export class Destination {
       passes.end();
       if (this.#sessions.get(id) === stream) this.#sessions.delete(id);
     });
-    await serveTrees(stream, {
+    const options = {
       trees: new Map(this.#trees(id).map((tree) => [tree.id, tree])),
       admit: () => this.admitTrees(peer, id),
       limits: TREE_LIMITS,
       signal,
       onApplied: () => passes.applied(),
-    });
+    };
+    await this.#receiving(id, () => serveTrees(stream, options));
   }
 
   /** Refuses a connection of the page path while its sender still listens for a reason. */
@@ -261,7 +274,7 @@ export class Destination {
   /** One connection of the page path, until it ends. */
   async attachMemory(peer: string, id: string, index: number, stream: Duplex): Promise<void> {
     const memory = await this.#memories.of(this.#row(peer, id));
-    await memory?.attach(index, stream);
+    await this.#receiving(id, async () => await memory?.attach(index, stream));
   }
 
   /** The freeze is near: everything that a restore needs and that does not need the images is done now. */
@@ -299,7 +312,7 @@ export class Destination {
     await this.#beginReceiving(this.#row(peer, id));
     const received = receivePages(stream, this.imagesDir(id), this.workDir(id));
     this.#pages.set(id, received);
-    await received;
+    await this.#receiving(id, () => received);
   }
 
   /** A dump starts from nothing. */
@@ -317,7 +330,7 @@ export class Destination {
     this.#images.set(id, received);
     // Whoever waits for it hears of a failure; until then it is nobody's.
     received.catch(() => undefined);
-    await received;
+    await this.#receiving(id, () => received);
   }
 
   async #receiveImages(row: Row, body: AsyncIterable<Uint8Array>): Promise<void> {
@@ -401,9 +414,11 @@ export class Destination {
       const row = this.#row(peer, id);
       this.#require(row, ['restored', 'committing', 'active', 'settling', 'done', 'aborting', 'aborted']);
       if (this.#state(id) === 'restored') {
-        const whole = !only_whole || (await this.#memories.of(row))?.whole !== false;
-        if (whole) await this.#move(id, 'restored', 'committing');
-        else await this.#goBack(id, 'restored', neverWhole(row, this.#context.systemName));
+        const memory = await this.#memories.of(row);
+        const here = this.#context.systemName;
+        if (memory?.lost !== undefined) await this.#goBack(id, 'restored', lostMemory(row, here, memory.lost));
+        else if (only_whole && memory?.whole === false) await this.#goBack(id, 'restored', neverWhole(row, here));
+        else await this.#move(id, 'restored', 'committing');
       }
       let resumed_after_ms = 0;
       if (this.#state(id) === 'committing') {
@@ -629,6 +644,15 @@ function surrendered(row: Row): UmsError {
     message: `An operator chose the copy of ${row.service} that is frozen on ${row.source}.`,
     fault: 'user',
     mend: 'What happened since it was frozen there is lost.',
+  });
+}
+
+function lostMemory(row: Row, here: string, { message, detail }: UmsError): UmsError {
+  return new UmsError('UMS_E_RESTORE', {
+    message: `${row.service} was restored on ${here}, and lost its memory before it ran there: ${message}`,
+    fault: 'destination',
+    mend: `Try again; if it happens again, look at the log of the agent on ${here}.`,
+    ...(detail === undefined ? {} : { detail }),
   });
 }
 

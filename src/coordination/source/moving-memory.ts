@@ -472,9 +472,10 @@ export class MovingMemory {
 
   /**
    * After `seal`: resolves when the rest arrives no later than a destination that begins to restore now has done with it,
-   * or has arrived.
+   * or has arrived. Until then the disk has time for what is taken for the cache.
    */
   async nearlyComplete(signal: AbortSignal): Promise<void> {
+    this.#cache?.resume();
     const near = Promise.withResolvers<void>();
     const looking = setInterval(() => {
       const { bytes, total_bytes, elapsed_ms } = this.arrived();
@@ -486,6 +487,8 @@ export class MovingMemory {
       await Promise.race([near.promise, this.complete(signal)]);
     } finally {
       clearInterval(looking);
+      // Not waited for: the end of it passes beside the restore.
+      void this.calm();
     }
   }
 
