@@ -39,7 +39,7 @@ export interface Asked {
 }
 
 /** The agent of a test host. */
-function hostAgent(lab: Lab, host: string): Asked {
+export function hostAgent(lab: Lab, host: string): Asked {
   const context = { name: host, socket: lab.host(host).socketPath };
   return { context, words: ['--context', host], env: { UMS_CONFIG_DIR: lab.paths.config } };
 }

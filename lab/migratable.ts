@@ -1,5 +1,6 @@
 import { once } from 'node:events';
-import { HOME, LAYOUT } from '#src/drivers/init/layout.ts';
+import { z } from 'zod';
+import { HOME, INIT_COMMAND, LAYOUT } from '#src/drivers/init/layout.ts';
 import type { RunResult } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { readOrEmpty } from './cgroup.ts';
@@ -7,12 +8,16 @@ import { KUBERNETES_NAMESPACE } from './containerd.ts';
 import type { Host } from './host.ts';
 
 /** Migratable images (docs/service-level.md) on test hosts: built there, loaded, and started as a person would. */
-export type MigratableEngine = 'podman' | 'docker' | 'kubernetes';
+export type MigratableEngine = 'podman' | 'docker' | 'containerd' | 'kubernetes' | 'runc';
 
 /** What must be granted beside what an engine grants by itself. */
 export const GRANTS = ['--cap-add', 'CHECKPOINT_RESTORE', '--security-opt', 'seccomp=unconfined'];
 /** The same where nothing is granted by itself. */
 export const LEAST_GRANTS = ['--cap-drop', 'ALL', '--cap-add', 'SETPCAP', ...GRANTS];
+
+/** What most engines grant to any container, by themselves. */
+export const GRANTED_BY_ENGINES =
+  'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(' ');
 
 const BUILD_LIMIT_MS = 300_000;
 const LOAD_LIMIT_MS = 180_000;
@@ -28,33 +33,39 @@ export interface MigratablePlace {
   port: number;
 }
 
-/** Makes a migratable image of one that the first place's host has in Podman, and loads it into the engines of all. */
+type Store = Pick<MigratablePlace, 'host' | 'engine'>;
+
+/** Makes a migratable image of one that a host has in Podman, and loads it into the engines of others. */
 export async function buildMigratableFor(
-  places: readonly [MigratablePlace, ...MigratablePlace[]],
+  builder: Host,
+  places: readonly Store[],
   image: string,
   name: string,
   files: readonly string[],
 ): Promise<void> {
-  const [first] = places;
   const archive = `/srv/${name}.tar`;
   const options = ['--output', archive, '--name', `localhost/${name}`, ...files.flatMap((path) => ['--files', path])];
   const ums = ['--disable-warning=ExperimentalWarning', '/opt/ums/app/src/cli/main.ts'];
   const build = [...ums, 'image', 'build', 'migratable', image, ...options];
-  await first.host.exec('node', build, { timeout_ms: BUILD_LIMIT_MS });
+  await builder.exec('node', build, { timeout_ms: BUILD_LIMIT_MS });
+  const hosts = [...new Set(places.map(({ host }) => host))];
+  for (const host of hosts) if (host !== builder) await copy(builder, host, archive);
   await Promise.all(
     places.map(async ({ host, engine }) => {
-      if (host !== first.host) await copy(first.host, host, archive);
       const [program, ...args] = LOAD[engine];
       await host.exec(program, [...args, archive], { timeout_ms: LOAD_LIMIT_MS });
     }),
   );
-  for (const { host } of places) await host.exec('rm', ['--force', archive]);
+  for (const host of new Set([builder, ...hosts])) await host.exec('rm', ['--force', archive]);
 }
 
 const LOAD: Readonly<Record<MigratableEngine, readonly [string, ...string[]]>> = {
   podman: ['podman', 'load', '--input'],
   docker: ['docker', 'load', '--input'],
+  containerd: ['ctr', 'images', 'import'],
   kubernetes: ['ctr', '-n', KUBERNETES_NAMESPACE, 'images', 'import'],
+  // Bundles know no images: theirs are furnished from Podman's.
+  runc: ['podman', 'load', '--input'],
 };
 
 async function copy(from: Host, to: Host, path: string): Promise<void> {
@@ -91,7 +102,10 @@ export async function runMigratable(
     ...(options.waits === true ? { UMS_INIT: 'wait' } : {}),
     ...options.env,
   };
-  if (engine === 'kubernetes') return runPod(place, image, env, options.args ?? []);
+  const { args = [] } = options;
+  if (engine === 'kubernetes') return runPod(place, image, env, args);
+  if (engine === 'containerd') return runByCtr(place, image, env, args);
+  if (engine === 'runc') return runBundle(place, image, env, args);
   const words = [
     'run',
     '--detach',
@@ -101,16 +115,52 @@ export async function runMigratable(
     ...(options.grants ?? GRANTS),
     ...Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
     `localhost/${image}:latest`,
-    ...(options.args ?? []),
+    ...args,
   ];
   return host.exec(engine, words, { timeout_ms: START_LIMIT_MS });
+}
+
+type Variables = Readonly<Record<string, string>>;
+const assignments = (env: Variables): string[] => Object.entries(env).map(([name, value]) => `${name}=${value}`);
+
+/** It publishes no ports: who shall be reached shares the host's network. What follows the name replaces the entry point. */
+function runByCtr({ host, container }: MigratablePlace, image: string, env: Variables, args: readonly string[]) {
+  const options = ['--detach', '--null-io', '--net-host', '--cpu-shares', '0', '--cap-add', 'CAP_CHECKPOINT_RESTORE'];
+  const variables = assignments(env).flatMap((each) => ['--env', each]);
+  const line = ['run', ...options, ...variables, `localhost/${image}:latest`, container, ...INIT_COMMAND, ...args];
+  return host.exec('ctr', line, { timeout_ms: START_LIMIT_MS });
+}
+
+const bundleSchema = z.looseObject({
+  process: z.looseObject({ env: z.array(z.string()) }),
+  root: z.looseObject({}),
+  linux: z.looseObject({ namespaces: z.array(z.looseObject({ type: z.string() })) }),
+});
+
+/** A bundle of the image's files, on its host's network, since nobody makes one for a bundle. */
+async function runBundle({ host, container }: MigratablePlace, image: string, env: Variables, args: readonly string[]) {
+  const bundle = `/srv/${container}`;
+  const script = `mkdir -p "$2/rootfs"; from=$(podman image mount "$1"); cp -a "$from/." "$2/rootfs/"
+    podman image unmount "$1" >/dev/null; runc spec --bundle "$2"`;
+  await host.exec('sh', ['-ec', script, 'sh', `localhost/${image}:latest`, bundle], { timeout_ms: START_LIMIT_MS });
+  const config = bundleSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
+  const granted = [...GRANTED_BY_ENGINES, 'CHECKPOINT_RESTORE'].map((name) => `CAP_${name}`);
+  config.process['terminal'] = false;
+  config.process['args'] = [...INIT_COMMAND, ...args];
+  config.process['capabilities'] = { bounding: granted, effective: granted, permitted: granted };
+  config.process.env.push(...assignments(env));
+  config.root['readonly'] = false;
+  config.linux.namespaces = config.linux.namespaces.filter(({ type }) => type !== 'network');
+  host.writeFile(`${bundle}/config.json`, JSON.stringify(config, undefined, 2));
+  const start = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
+  return host.exec('sh', ['-c', start, 'sh', bundle, container], { timeout_ms: START_LIMIT_MS });
 }
 
 /** Kubernetes starts containers without a seccomp filter unless it is asked for one. */
 function runPod(
   { host, container, port }: MigratablePlace,
   image: string,
-  env: Readonly<Record<string, string>>,
+  env: Variables,
   args: readonly string[],
 ): Promise<RunResult> {
   const main = {
@@ -127,12 +177,21 @@ function runPod(
   return host.exec('kubectl', ['create', '-f', '-'], { input: JSON.stringify(pod), timeout_ms: START_LIMIT_MS });
 }
 
+const REMOVE = {
+  containerd: 'ctr tasks rm --force "$1" 2>/dev/null; ctr containers rm "$1" 2>/dev/null || true',
+  runc: 'runc delete --force "$1" 2>/dev/null; rm -rf "/srv/$1"',
+};
+
 /** Removes containers, whether they are there or not. */
 export async function removeMigratable(...places: readonly MigratablePlace[]): Promise<void> {
   for (const { host, engine, container } of places) {
     if (engine === 'kubernetes') {
       const line = ['delete', 'pod', container, '--ignore-not-found', '--grace-period=1', '--wait'];
       await host.exec('kubectl', line, { timeout_ms: START_LIMIT_MS });
+      continue;
+    }
+    if (engine === 'containerd' || engine === 'runc') {
+      await host.exec('sh', ['-c', REMOVE[engine], 'sh', container], { timeout_ms: START_LIMIT_MS });
       continue;
     }
     const found = await host.exec(engine, ['ps', '--all', '--quiet', '--filter', `name=^${container}$`]);

@@ -1,8 +1,8 @@
-import type { Lab } from '#lab/lab.ts';
 import { run } from '#src/cli/program.ts';
 import { processIo } from '#src/cli/terminal.ts';
 import { z } from 'zod';
 import { ERROR_CODES, isErrorCode } from '#src/telemetry/error-codes.ts';
+import type { Asked } from '../moves.ts';
 
 /** What ums itself answered to one request to migrate: the last line that it prints as JSON. */
 const resultSchema = z.object({
@@ -66,16 +66,16 @@ function jsonOf(text: string): unknown {
   }
 }
 
-/** Asks the agent of a test host, with the command line as a person does. */
-export async function askHost(lab: Lab, host: string, words: readonly string[]): Promise<Answer> {
+/** Asks an agent, with the command line as a person does. */
+export async function ask(agent: Asked, words: readonly string[]): Promise<Answer> {
   let written = '';
   const io = {
     ...processIo(),
-    env: { ...process.env, UMS_CONFIG_DIR: lab.paths.config },
+    env: { ...process.env, ...agent.env },
     out: (text: string) => void (written += text),
     err: (text: string) => void (written += text),
   };
   const from = Date.now();
-  await run(['--context', host, '--json', 'migrate', ...words], io);
+  await run([...agent.words, '--json', 'migrate', ...words], io);
   return answerOf(written, { from, to: Date.now() });
 }

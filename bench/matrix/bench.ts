@@ -8,7 +8,7 @@ import type { Bench, BenchOptions, BenchResult } from '../registry.ts';
 import { atMost, type BenchCheck, type Reporter } from '../report.ts';
 import { judge } from './judge.ts';
 import { APPROACHES, type Cell, daemonsOf, ENGINES, type Group, grouped, nextOf, NOT_YET, type Side } from './plan.ts';
-import { clearAll, NAME, other, type Stage, stageOf } from './stages.ts';
+import { clearAll, FILES, NAME, other, type Stage, stageOf } from './stages.ts';
 import { type CellResult, renderMatrix } from './table.ts';
 
 const flagsSchema = z.object({
@@ -57,6 +57,7 @@ class Matrix {
   readonly #lab: Lab;
   readonly #mib: number;
   readonly #results: CellResult[] = [];
+  readonly #given = new Set<string>();
   #all = 0;
 
   constructor(report: Reporter, options: BenchOptions, lab: Lab, mib: number) {
@@ -80,8 +81,8 @@ class Matrix {
   /** One service goes to and fro between two engines until every cell has been asked for as often as it shall be. */
   async #group(group: Group): Promise<void> {
     const { signal, repeat } = this.#options;
-    const args = pulseArgs({ mib: this.#mib, dirty_kb_s: 1000 });
-    const stage = stageOf(this.#lab, group, { name: NAME, image: 'pulse', args });
+    const args = pulseArgs({ mib: this.#mib, dirty_kb_s: 1000 }, undefined, `${FILES}/pulse.log`);
+    const stage = stageOf(this.#lab, group, { name: NAME, image: 'pulse', args }, this.#given);
     const left: Cell[] = Array.from({ length: repeat }, () => group.cells.map((cell) => ({ ...cell }))).flat();
     let at: Side | undefined;
     try {
@@ -150,6 +151,14 @@ export function checksOf(results: readonly CellResult[]): BenchCheck[] {
     atMost(
       'container-level: cells that did not migrate',
       count((one) => one.cell.approach === 'container-level' && stays(one)),
+      0,
+    ),
+    atMost(
+      'service-level, cold: cells that did not migrate',
+      count(
+        ({ cell, ...one }) =>
+          cell.approach === 'service-level' && cell.technique === 'cold' && one.outcome !== 'migrated',
+      ),
       0,
     ),
     atMost(

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
+import { GRANTED_BY_ENGINES } from '#lab/migratable.ts';
 import { CAPABILITIES, SECURITY_OPTIONS } from '#src/approaches/container-level/needs.ts';
 import { INIT } from '#src/approaches/container-level/layout.ts';
 import type { RunResult } from '#src/telemetry/exec.ts';
@@ -138,11 +139,6 @@ const configSchema = z.looseObject({
   linux: z.looseObject({ namespaces: z.array(z.looseObject({ type: z.string() })) }),
 });
 
-/** What engines grant to any container, and on top of it what a capsule needs. */
-const USUAL = 'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(
-  ' ',
-);
-
 /** A bundle of the capsule's image, on its host's network, since nobody makes one for a bundle. */
 async function makeCapsuleBundle(host: Host, bundle: string, args: readonly string[]): Promise<void> {
   const image = await host.importImage('capsule', 'podman');
@@ -150,7 +146,7 @@ async function makeCapsuleBundle(host: Host, bundle: string, args: readonly stri
     podman image unmount "$1" >/dev/null; runc spec --bundle "$2"`;
   await host.exec('sh', ['-ec', script, 'sh', image, bundle], { timeout_ms: LIMIT_MS });
   const config = configSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
-  const granted = [...USUAL, ...CAPABILITIES].map((name) => `CAP_${name}`);
+  const granted = [...GRANTED_BY_ENGINES, ...CAPABILITIES].map((name) => `CAP_${name}`);
   config.process['terminal'] = false;
   config.process['args'] = [INIT, ...args];
   config.process['capabilities'] = { bounding: granted, effective: granted, permitted: granted };

@@ -1,8 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
+import { buildMigratableFor, type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { type Answer, askHost } from './ask.ts';
+import { agentIn, pairAgents, servicesOf } from '../migratable.ts';
+import { hostAgent } from '../moves.ts';
+import { type Answer, ask } from './ask.ts';
 import { COMMANDS, IMAGES_INSIDE, type Workload } from './containers.ts';
 import type { Cell, Engine, Group, Side } from './plan.ts';
 
@@ -17,7 +20,8 @@ export interface Stage {
 }
 
 export const NAME = 'matrix';
-const PORTS = { peer: 7450, pairing: 7451 };
+/** The one of an agent in a service's own container is for peers, the next one for pairing. */
+const PORTS = { peer: 7450, pairing: 7451, service: 7540 };
 const HOSTS: Readonly<Record<Side, string>> = { a: 'alpha', b: 'beta' };
 const SIDES: readonly Side[] = ['a', 'b'];
 const READY_LIMIT_MS = 90_000;
@@ -33,8 +37,19 @@ export interface Work {
   args: readonly string[];
 }
 
-export function stageOf(lab: Lab, group: Group, work: Work): Stage {
-  return group.approach === 'container-level' ? new CapsuleStage(lab, group, work) : new PlainStage(lab, group, work);
+/** Of the service's files those in here move at every approach. */
+export const FILES = '/srv';
+
+/** `given` has what the test hosts' engines have been given already, so that it is built and loaded once. */
+export function stageOf(lab: Lab, group: Group, work: Work, given = new Set<string>()): Stage {
+  switch (group.approach) {
+    case 'orchestrator-level':
+      return new PlainStage(lab, group, work);
+    case 'container-level':
+      return new CapsuleStage(lab, group, work);
+    case 'service-level':
+      return new MigratableStage(lab, group, work, given);
+  }
 }
 
 /** Removes what an earlier run may have left, of every engine that is asked. */
@@ -65,7 +80,8 @@ class PlainStage implements Stage {
   ask(from: Side, { approach, technique, to }: Cell): Promise<Answer> {
     const service = `${this.group[from]}:${this.work.name}`;
     const where = ['--to', HOSTS[other(from)], '--engine', to];
-    return askHost(this.lab, HOSTS[from], [service, ...where, '--approach', approach, '--technique', technique]);
+    const words = [service, ...where, '--approach', approach, '--technique', technique];
+    return ask(hostAgent(this.lab, HOSTS[from]), words);
   }
 
   async known(side: Side): Promise<string[]> {
@@ -102,7 +118,7 @@ class CapsuleStage extends PlainStage {
     const from = other(at);
     await this.#run(from, 'podman');
     const words = [`podman:${this.work.name}`, '--to', HOSTS[at], '--engine', 'kubernetes', '--technique', 'cold'];
-    const answer = await askHost(this.lab, HOSTS[from], words);
+    const answer = await ask(hostAgent(this.lab, HOSTS[from]), words);
     if (answer.status === 'done') return;
     const message = `The service did not come to a pod: ${answer.code ?? ''}: ${answer.reason ?? ''}`;
     throw new UmsError('UMS_E_LAB', { message, fault: 'ums' });
@@ -115,7 +131,12 @@ class CapsuleStage extends PlainStage {
     const ports = ['--peer-port', String(PORTS.peer), '--pairing-port', String(PORTS.pairing)];
     const service = ['--rootfs', `${IMAGES_INSIDE}/${this.work.image}.tar`, ...this.work.args];
     const args = [...agent, ...ports, ...service];
-    await COMMANDS[engine].run(host, { name: this.work.name, image: 'capsule', args, ports: Object.values(PORTS) });
+    await COMMANDS[engine].run(host, {
+      name: this.work.name,
+      image: 'capsule',
+      args,
+      ports: [PORTS.peer, PORTS.pairing],
+    });
     await this.#agentAnswers(host, engine);
   }
 
@@ -135,5 +156,60 @@ class CapsuleStage extends PlainStage {
   protected override engines(): Engine[] {
     const through: Engine[] = super.engines().includes('kubernetes') ? ['podman'] : [];
     return [...new Set([...super.engines(), ...through])];
+  }
+}
+
+/** A service that moves itself, from its container to another one of the same image, which gives it back later. */
+class MigratableStage implements Stage {
+  readonly #lab: Lab;
+  readonly #group: Group;
+  readonly #work: Work;
+  readonly #image: string;
+  readonly #given: Set<string>;
+
+  constructor(lab: Lab, group: Group, work: Work, given: Set<string>) {
+    this.#lab = lab;
+    this.#group = group;
+    this.#work = work;
+    this.#given = given;
+    this.#image = `moving-${work.image}`;
+  }
+
+  async start(at: Side): Promise<void> {
+    await this.clear();
+    await this.#build();
+    const { args } = this.#work;
+    for (const side of SIDES) await runMigratable(this.#place(side), this.#image, { args, waits: side !== at });
+    await pairAgents(await agentIn(this.#place('a')), await agentIn(this.#place('b')));
+  }
+
+  async #build(): Promise<void> {
+    const keyOf = ({ host, engine }: MigratablePlace): string => `${this.#image} ${host.name} ${engine}`;
+    const places = SIDES.map((side) => this.#place(side)).filter((place) => !this.#given.has(keyOf(place)));
+    if (places.length === 0) return;
+    // Always on the same host: the two containers are compared by what their images were made of.
+    const builder = hostOf(this.#lab, 'a');
+    const image = await builder.importImage(this.#work.image, 'podman');
+    await buildMigratableFor(builder, places, image, this.#image, [FILES]);
+    for (const place of places) this.#given.add(keyOf(place));
+  }
+
+  async ask(from: Side, { approach, technique }: Cell): Promise<Answer> {
+    const to = this.#place(other(from)).container;
+    const words = [this.#image, '--to', to, '--approach', approach, '--technique', technique];
+    return await ask(await agentIn(this.#place(from)), words);
+  }
+
+  async known(side: Side): Promise<string[]> {
+    return await servicesOf(await agentIn(this.#place(side)));
+  }
+
+  clear(): Promise<void> {
+    return removeMigratable(...SIDES.map((side) => this.#place(side)));
+  }
+
+  #place(side: Side): MigratablePlace {
+    const container = `${this.#work.name}-${side}`;
+    return { host: hostOf(this.#lab, side), engine: this.#group[side], container, port: PORTS.service };
   }
 }

@@ -1,7 +1,7 @@
 import { DAEMON_ENGINES, type DaemonEngine } from '#lab/lab.ts';
 import type { MigratableEngine } from '#lab/migratable.ts';
 import { type Approach, APPROACHES, type Engine, type Group } from '../matrix/plan.ts';
-import type { Work } from '../matrix/stages.ts';
+import { FILES, type Work } from '../matrix/stages.ts';
 
 /** From one host's engine to the other host's, by one approach. */
 export interface Route {
@@ -57,8 +57,6 @@ export interface Point {
   work: PaperWork;
 }
 
-/** Of the service's files those in here move at every approach. */
-export const FILES = '/srv';
 const NAME = 'paper';
 
 /** Memory that cannot be compressed and is not written, in place of the paper's memhog. */

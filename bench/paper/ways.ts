@@ -1,21 +1,13 @@
-import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
-import {
-  buildMigratableFor,
-  type MigratablePlace,
-  removeMigratable,
-  runDirectoryIn,
-  runMigratable,
-} from '#lab/migratable.ts';
+import { buildMigratableFor, type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
 import { capsuleSeen, socketIn } from '#src/approaches/container-level/outside.ts';
 import { AgentClient } from '#src/cli/client.ts';
 import type { Migration } from '#src/coordination/schema.ts';
-import { UmsError } from '#src/telemetry/errors.ts';
-import { type Stage, stageOf } from '../matrix/stages.ts';
-import { agentAt, type Move, move, moveBy } from '../moves.ts';
-import { FILES, groupOf, isServiceEngine, type PaperWork, type Route } from './plan.ts';
+import { FILES, type Stage, stageOf } from '../matrix/stages.ts';
+import { agentIn, pairAgents, servicesOf } from '../migratable.ts';
+import { type Move, move, moveBy } from '../moves.ts';
+import { groupOf, isServiceEngine, type PaperWork, type Route } from './plan.ts';
 
 /** How a service is started, moved and looked for under one approach. It goes from the first host to the second. */
 export interface Way {
@@ -34,10 +26,6 @@ export interface Moved {
   /** At container-level: what the agent in the capsule that received it says. */
   inner: Migration | null;
 }
-
-const READY_LIMIT_MS = 90_000;
-const POLL_MS = 50;
-const INVITATION_S = 300;
 
 export function wayOf(lab: Lab, route: Route, work: PaperWork, built: Set<string>): Way {
   return route.approach === 'service-level'
@@ -137,7 +125,7 @@ class ServiceWay implements Way {
     const key = `${this.#image} ${from} ${this.#there.engine}`;
     if (this.#built.has(key)) return;
     const image = await this.#here.host.importImage(this.#work.image, 'podman');
-    await buildMigratableFor([this.#here, this.#there], image, this.#image, [FILES]);
+    await buildMigratableFor(this.#here.host, [this.#here, this.#there], image, this.#image, [FILES]);
     this.#built.add(key);
   }
 
@@ -145,56 +133,17 @@ class ServiceWay implements Way {
     const requested_at = Date.now();
     await runMigratable(this.#there, this.#image, { args: this.#work.args, waits: true });
     const [here, there] = [await agentIn(this.#here), await agentIn(this.#there)];
-    await pair(here, there);
+    await pairAgents(here, there);
     const words = ['--approach', 'service-level', '--technique', 'cold'];
-    const moved = await moveBy(agentAt(here), this.#image, this.#there.container, { visible: false, words });
+    const moved = await moveBy(here, this.#image, this.#there.container, { visible: false, words });
     return { moved, prepared_ms: moved.from - requested_at, inner: null };
   }
 
   async left(): Promise<string[]> {
-    const client = new AgentClient(agentAt(await agentIn(this.#here)).context);
-    try {
-      return (await client.services()).map(({ name }) => `the service ${name} of its container`);
-    } finally {
-      await client.close();
-    }
+    return await servicesOf(await agentIn(this.#here));
   }
 
   clear(): Promise<void> {
     return removeMigratable(this.#here, this.#there);
   }
-}
-
-async function pair(here: string, there: string): Promise<void> {
-  const inviter = new AgentClient(agentAt(here).context);
-  const joiner = new AgentClient(agentAt(there).context);
-  try {
-    const { token } = await inviter.invite(INVITATION_S);
-    await joiner.join(token);
-  } finally {
-    await Promise.all([inviter.close(), joiner.close()]);
-  }
-}
-
-/** The directory of the sockets of a container's agent, once that answers. */
-async function agentIn(place: MigratablePlace): Promise<string> {
-  const limit = Date.now() + READY_LIMIT_MS;
-  let problem = 'there is no such container';
-  while (Date.now() < limit) {
-    const directory = runDirectoryIn(place);
-    if (directory !== undefined) {
-      const client = new AgentClient({ name: place.container, socket: join(directory, 'api', 'agent.sock') });
-      try {
-        await client.system();
-        return directory;
-      } catch (thrown) {
-        problem = thrown instanceof Error ? thrown.message : String(thrown);
-      } finally {
-        await client.close();
-      }
-    }
-    await delay(POLL_MS);
-  }
-  const message = `The agent in ${place.container} of ${place.engine} on ${place.host.name} does not answer: ${problem}`;
-  throw new UmsError('UMS_E_LAB', { message, fault: 'ums' });
 }

@@ -62,7 +62,7 @@ function option(name: string, value: number | undefined): string[] {
   return value === undefined ? [] : [name, String(value)];
 }
 
-export function pulseArgs(settings: Omit<PulseSettings, 'engine'>, port?: number): string[] {
+export function pulseArgs(settings: Omit<PulseSettings, 'engine'>, port?: number, log = LOG): string[] {
   const { mib, dirty_kb_s, hot_percent, read_kb_s, zero_mib, compressible } = settings;
   return [
     'pulse',
@@ -75,7 +75,7 @@ export function pulseArgs(settings: Omit<PulseSettings, 'engine'>, port?: number
     ...(compressible === true ? ['--compressible'] : []),
     ...option('--port', port),
     '--log',
-    LOG,
+    log,
   ];
 }
 

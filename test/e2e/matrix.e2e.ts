@@ -6,7 +6,7 @@ import { describe, it } from 'node:test';
 import { z } from 'zod';
 import { run } from '#src/telemetry/exec.ts';
 
-/** One pair of the matrix, with a cell that ums must refuse and one in which it must move the service. */
+/** Pairs of the matrix, with cells that ums must refuse and ones in which it must move the service. */
 const root = resolve(import.meta.dirname, '../..');
 const TEST_LIMIT_MS = 300_000;
 
@@ -26,27 +26,42 @@ const resultSchema = z.object({
   ),
 });
 
+async function cellsOf(...words: string[]): Promise<z.infer<typeof resultSchema>['cells']> {
+  const out = await mkdtemp(join(tmpdir(), 'ums-matrix-'));
+  try {
+    const args = ['bench', 'matrix', ...words, '--json', '--out', out];
+    const { stdout } = await run(resolve(root, 'ums'), args, { timeout_ms: TEST_LIMIT_MS });
+    return resultSchema.parse(JSON.parse(stdout.trim().split('\n').at(-1) ?? '')).cells;
+  } finally {
+    await rm(out, { recursive: true, force: true });
+  }
+}
+
 void describe('ums bench matrix', { timeout: TEST_LIMIT_MS }, () => {
   void it('moves a service between Podman and Docker in capsules, and tells why it cannot without', async () => {
-    const out = await mkdtemp(join(tmpdir(), 'ums-matrix-'));
-    try {
-      const pair = ['--from', 'podman', '--to', 'docker', '--technique', 'hybrid'];
-      const approaches = ['--approach', 'orchestrator-level,container-level'];
-      const args = ['bench', 'matrix', ...pair, ...approaches, '--json', '--out', out];
-      const { stdout } = await run(resolve(root, 'ums'), args, { timeout_ms: TEST_LIMIT_MS });
-      const { cells } = resultSchema.parse(JSON.parse(stdout.trim().split('\n').at(-1) ?? ''));
-      assert.deepEqual(
-        cells.map(({ cell, outcome, code, problems }) => [cell.approach, outcome, code, problems]),
-        [
-          ['orchestrator-level', 'refused', 'UMS_E_SPECIFICATION', []],
-          ['container-level', 'migrated', null, []],
-        ],
-      );
-      const [refused, moved] = cells;
-      assert.match(refused?.reason ?? '', /cannot make one of docker/);
-      assert.ok((moved?.downtime_ms ?? 0) > 0 && (moved?.downtime_ms ?? 0) < (moved?.total_ms ?? 0));
-    } finally {
-      await rm(out, { recursive: true, force: true });
-    }
+    const pair = ['--from', 'podman', '--to', 'docker', '--technique', 'hybrid'];
+    const cells = await cellsOf(...pair, '--approach', 'orchestrator-level,container-level');
+    assert.deepEqual(
+      cells.map(({ cell, outcome, code, problems }) => [cell.approach, outcome, code, problems]),
+      [
+        ['orchestrator-level', 'refused', 'UMS_E_SPECIFICATION', []],
+        ['container-level', 'migrated', null, []],
+      ],
+    );
+    const [refused, moved] = cells;
+    assert.match(refused?.reason ?? '', /cannot make one of docker/);
+    assert.ok((moved?.downtime_ms ?? 0) > 0 && (moved?.downtime_ms ?? 0) < (moved?.total_ms ?? 0));
+  });
+
+  void it('lets a service move itself from a bundle to containerd, cold', async () => {
+    const pair = ['--from', 'runc', '--to', 'containerd', '--technique', 'cold,post-copy'];
+    const cells = await cellsOf(...pair, '--approach', 'service-level');
+    assert.deepEqual(
+      cells.map(({ cell, outcome, code, problems }) => [cell.technique, outcome, code, problems]),
+      [
+        ['cold', 'migrated', null, []],
+        ['post-copy', 'refused', 'UMS_E_TECHNIQUE', []],
+      ],
+    );
   });
 });

@@ -168,7 +168,7 @@ const FAULTS: readonly Fault[] = [
     mib: PAGES_MIB,
     act: async (id) => {
       await until('it is restored', 30_000, async () => (await migration(beta, id)).state === 'restored' || undefined);
-      await killOn(beta, /pager\.pl/);
+      killOn(beta, /pager\.pl/);
     },
     ends: ['aborted'],
   },

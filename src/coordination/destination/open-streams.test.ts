@@ -6,7 +6,9 @@ describe('streams of a migration', () => {
     const streams = new OpenStreams();
     const [first, second] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     let closed = 0;
-    const count = () => (closed += 1);
+    const count = () => {
+      closed += 1;
+    };
     const one = streams.during('a', () => first.promise, count);
     const other = streams.during('a', () => second.promise, count);
     expect([streams.has('a'), streams.has('b')]).toEqual([true, false]);

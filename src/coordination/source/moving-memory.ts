@@ -29,11 +29,10 @@ import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { writePageCache } from '../page-caches.ts';
 import type { MemoryReport } from '../schema.ts';
+import { watchRound } from './round-watch.ts';
 import { startSender } from './start-sender.ts';
 import { unlessAborted } from './unless-aborted.ts';
 
-/** So long before the end of a round it counts as near: what must be ready for the freeze takes half of it. */
-const NEAR_END_MS = 800;
 const NEAR_LOOK_MS = 25;
 /** A destination takes at least so long to put what has arrived where it belongs, once the service runs there. */
 const FILL_MS_PER_BYTE = 550 / 2 ** 30;
@@ -213,7 +212,6 @@ export class MovingMemory {
   ): Promise<{ measured: RoundMeasurement; isCut: boolean }> {
     const before = this.#sender.stats();
     const { looked_ms, scan_ms, found } = await unlessAborted(this.#look(signal), signal);
-    const begun_ms = performance.now();
     const interval_ms = this.#looked_ms === undefined ? 0 : looked_ms - this.#looked_ms;
     this.#looked_ms = looked_ms;
     let present_pages = 0;
@@ -251,33 +249,19 @@ export class MovingMemory {
       const seen = { round: number, interval_ms, elapsed_ms, present_pages, changed_pages };
       return { ...seen, sent, link_bytes_s, rtt_ms, scan_ms, cpu_share };
     };
-    const cut_ms = mayCut ? Math.min(CUT_MS, present_pages * PAGE_BYTES * FILL_MS_PER_BYTE) : 0;
-    let isNear = false;
-    let isReady = false;
-    let isCut = false;
-    const watching = setInterval(() => {
-      const measured = measure();
-      const rest_ms = restOf(measured, performance.now() - begun_ms);
-      if (!isNear && rest_ms <= NEAR_END_MS + cut_ms) {
-        isNear = true;
-        // Whoever is asked hears of the failure too.
-        nearEnd?.(measured).then(
-          (follows) => (isReady = follows),
-          () => undefined,
-        );
-      }
-      if (!isReady || rest_ms > cut_ms) return;
-      clearInterval(watching);
-      isCut = true;
-      this.#sender.cutRounds();
-    }, NEAR_LOOK_MS);
+    const watch = watchRound({
+      measure,
+      cut_ms: mayCut ? Math.min(CUT_MS, present_pages * PAGE_BYTES * FILL_MS_PER_BYTE) : 0,
+      cut: () => this.#sender.cutRounds(),
+      nearEnd,
+    });
     try {
       await unlessAborted(Promise.all(sent), signal);
     } finally {
-      clearInterval(watching);
+      watch.stop();
     }
     this.#rounds += 1;
-    return { measured: measure(), isCut };
+    return { measured: measure(), isCut: watch.isCut() };
   }
 
   /** The first look has ended, if it was begun ahead; how, the round hears. */
@@ -558,13 +542,6 @@ export class MovingMemory {
 
 function bytesOf({ zero_bytes, reference_bytes, data_bytes, confirmed_bytes }: SenderStats): number {
   return zero_bytes + reference_bytes + data_bytes + confirmed_bytes;
-}
-
-/** How long the rest of a round takes if it goes on as it went, in ms. */
-function restOf({ changed_pages, sent }: RoundMeasurement, sending_ms: number): number {
-  const done_bytes = sent.zero_bytes + sent.reference_bytes + sent.data_bytes;
-  const left_bytes = Math.max(changed_pages * PAGE_BYTES - done_bytes, 0);
-  return left_bytes === 0 ? 0 : (sending_ms * left_bytes) / Math.max(done_bytes, 1);
 }
 
 /** The largest mapping that CRIU leaves to us. */

@@ -1,5 +1,5 @@
-import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
+import { handleReader } from '../handles.ts';
 
 /**
  * Where the output of a container's task goes, which belongs to the task and not to the container: nowhere, into pipes that
@@ -37,15 +37,4 @@ export function writeHandle(handle: ContainerdHandle): string {
   return JSON.stringify(handle);
 }
 
-export function readHandle(text: string): ContainerdHandle {
-  try {
-    return handleSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_INTERNAL', {
-      message: 'The journal holds a containerd handle that this version cannot read',
-      fault: 'ums',
-      detail: text.slice(0, 1000),
-      cause: error,
-    });
-  }
-}
+export const readHandle = handleReader<ContainerdHandle>('containerd', handleSchema);

@@ -14,6 +14,7 @@ import type {
   ServiceState,
   ServiceSummary,
 } from '../contract.ts';
+import { handleReader } from '../handles.ts';
 import { refuseLazy } from '../oci/service-errors.ts';
 import type { Specification } from '../specification.ts';
 import { boundOf, grantFindings, groupFindings, groupsOf } from './capabilities.ts';
@@ -36,6 +37,8 @@ import { type Descriptors, handleSchema, type InitHandle } from './schema.ts';
 const STOP_LIMIT_MS = 10_000;
 const KILL_LIMIT_MS = 20_000;
 const CRIU_LIMIT_MS = 60_000;
+
+const readHandle = handleReader<InitHandle>('the init of a migratable image', handleSchema);
 
 /**
  * The service of the container in which the agent itself runs. Its engine is the container's first process, init.pl. It
@@ -359,17 +362,6 @@ export class InitDriver implements Driver {
     await ask(this.#runDir, ['place', 'here']);
     await ask(this.#runDir, ['start']);
   }
-}
-
-function readHandle(text: string): InitHandle {
-  const parsed = handleSchema.safeParse(JSON.parse(text));
-  if (parsed.success) return parsed.data;
-  throw new UmsError('UMS_E_INTERNAL', {
-    message: 'The journal holds a handle that this version cannot read',
-    fault: 'ums',
-    detail: text.slice(0, 1000),
-    cause: parsed.error,
-  });
 }
 
 function notRunning(name: string, state: ServiceState): UmsError {

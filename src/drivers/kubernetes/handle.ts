@@ -1,5 +1,5 @@
-import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
+import { handleReader } from '../handles.ts';
 import { ownerSchema } from './owner-told.ts';
 
 const containerIdSchema = z.string().regex(/^[0-9a-f]{64}$/);
@@ -26,15 +26,4 @@ export function writeHandle(handle: PodHandle): string {
   return JSON.stringify(handle);
 }
 
-export function readHandle(text: string): PodHandle {
-  try {
-    return handleSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_INTERNAL', {
-      message: 'The journal holds a Kubernetes handle that this version cannot read',
-      fault: 'ums',
-      detail: text.slice(0, 1000),
-      cause: error,
-    });
-  }
-}
+export const readHandle = handleReader<PodHandle>('Kubernetes', handleSchema);

@@ -1,5 +1,5 @@
-import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
+import { handleReader } from '../handles.ts';
 
 /** What the driver must know of a container between calls and restarts; everything else is asked of Podman. */
 const handleSchema = z.object({
@@ -18,15 +18,4 @@ export function writeHandle(handle: PodmanHandle): string {
   return JSON.stringify(handle);
 }
 
-export function readHandle(text: string): PodmanHandle {
-  try {
-    return handleSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_INTERNAL', {
-      message: 'The journal holds a Podman handle that this version cannot read',
-      fault: 'ums',
-      detail: text.slice(0, 1000),
-      cause: error,
-    });
-  }
-}
+export const readHandle = handleReader<PodmanHandle>('Podman', handleSchema);

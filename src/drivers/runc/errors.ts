@@ -1,19 +1,9 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { ServiceState } from '../contract.ts';
+import { handleReader } from '../handles.ts';
 import { handleSchema, type RuncHandle } from './schema.ts';
 
-export function readHandle(text: string): RuncHandle {
-  try {
-    return handleSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_INTERNAL', {
-      message: 'The journal holds a runc handle that this version cannot read',
-      fault: 'ums',
-      detail: text.slice(0, 1000),
-      cause: error,
-    });
-  }
-}
+export const readHandle = handleReader<RuncHandle>('runc', handleSchema);
 
 export function unknown(reference: string, candidates: readonly string[]): UmsError {
   if (candidates.length > 1) {

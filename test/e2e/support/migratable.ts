@@ -26,9 +26,9 @@ export async function buildFor(
   name: string,
   files: readonly string[],
 ): Promise<void> {
-  const [first, ...others] = places;
+  const [first] = places;
   assert.ok(first !== undefined);
-  await buildMigratableFor([first, ...others], image, name, files);
+  await buildMigratableFor(first.host, places, image, name, files);
 }
 
 export async function start(place: Place, image: string, options: MigratableOptions = {}): Promise<void> {

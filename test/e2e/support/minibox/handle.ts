@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { UmsError } from '#src/telemetry/errors.ts';
+import { handleReader } from '#src/drivers/handles.ts';
 
 /** The engine's own id of a box: another box of the same name, made later, has another. */
 const idSchema = z.uuid();
@@ -24,15 +24,4 @@ export function writeHandle(box: { id: string; name: string }, key?: string): st
   return JSON.stringify(key === undefined ? handle : { ...handle, key });
 }
 
-export function readHandle(text: string): MiniboxHandle {
-  try {
-    return handleSchema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_INTERNAL', {
-      message: 'The journal holds a handle of minibox that this version cannot read',
-      fault: 'ums',
-      detail: text.slice(0, 1000),
-      cause: error,
-    });
-  }
-}
+export const readHandle = handleReader<MiniboxHandle>('minibox', handleSchema);
