@@ -48,15 +48,16 @@ export async function buildMigratableFor(
   const ums = ['--disable-warning=ExperimentalWarning', '/opt/ums/app/src/cli/main.ts'];
   const build = [...ums, 'image', 'build', 'migratable', image, ...options];
   await builder.exec('node', build, { timeout_ms: BUILD_LIMIT_MS });
-  const hosts = [...new Set(places.map(({ host }) => host))];
-  for (const host of hosts) if (host !== builder) await copy(builder, host, archive);
+  const others = new Map(places.map(({ host }) => [host.name, host]));
+  others.delete(builder.name);
+  for (const host of others.values()) await copy(builder, host, archive);
   await Promise.all(
     places.map(async ({ host, engine }) => {
       const [program, ...args] = LOAD[engine];
       await host.exec(program, [...args, archive], { timeout_ms: LOAD_LIMIT_MS });
     }),
   );
-  for (const host of new Set([builder, ...hosts])) await host.exec('rm', ['--force', archive]);
+  for (const host of [builder, ...others.values()]) await host.exec('rm', ['--force', archive]);
 }
 
 const LOAD: Readonly<Record<MigratableEngine, readonly [string, ...string[]]>> = {
