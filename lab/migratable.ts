@@ -15,9 +15,11 @@ export const GRANTS = ['--cap-add', 'CHECKPOINT_RESTORE', '--security-opt', 'sec
 /** The same where nothing is granted by itself. */
 export const LEAST_GRANTS = ['--cap-drop', 'ALL', '--cap-add', 'SETPCAP', ...GRANTS];
 
-/** What most engines grant to any container, by themselves. */
+/** What every engine grants to any container, by itself. */
 export const GRANTED_BY_ENGINES =
   'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(' ');
+/** What some do: a service that has it goes nowhere where it is not granted. */
+const GRANTED_BY_SOME = ['NET_RAW', 'MKNOD', 'AUDIT_WRITE'];
 
 const BUILD_LIMIT_MS = 300_000;
 const LOAD_LIMIT_MS = 180_000;
@@ -145,7 +147,7 @@ async function runBundle({ host, container }: MigratablePlace, image: string, en
     podman image unmount "$1" >/dev/null; runc spec --bundle "$2"`;
   await host.exec('sh', ['-ec', script, 'sh', `localhost/${image}:latest`, bundle], { timeout_ms: START_LIMIT_MS });
   const config = bundleSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
-  const granted = [...GRANTED_BY_ENGINES, 'CHECKPOINT_RESTORE'].map((name) => `CAP_${name}`);
+  const granted = [...GRANTED_BY_ENGINES, ...GRANTED_BY_SOME, 'CHECKPOINT_RESTORE'].map((name) => `CAP_${name}`);
   config.process['terminal'] = false;
   config.process['args'] = [...INIT_COMMAND, ...args];
   config.process['capabilities'] = { bounding: granted, effective: granted, permitted: granted };
