@@ -456,16 +456,14 @@ export class MovingMemory {
 
   /**
    * After `seal`: resolves when the rest arrives no later than a destination that begins to restore now has done with it,
-   * or has arrived. Until then the disk has time for what is taken for the cache.
+   * or has arrived. While that takes long, the disk has time for what is taken for the cache.
    */
   async nearlyComplete(signal: AbortSignal): Promise<void> {
+    if (this.#isNear()) return;
     this.#cache?.resume();
     const near = Promise.withResolvers<void>();
     const looking = setInterval(() => {
-      const { bytes, total_bytes, elapsed_ms } = this.arrived();
-      if (total_bytes === null) return;
-      const rest_ms = ((total_bytes - bytes) * elapsed_ms) / Math.max(bytes, 1);
-      if (rest_ms <= RESTORE_MS + total_bytes * FILL_MS_PER_BYTE) near.resolve();
+      if (this.#isNear()) near.resolve();
     }, NEAR_LOOK_MS);
     try {
       await Promise.race([near.promise, this.complete(signal)]);
@@ -474,6 +472,14 @@ export class MovingMemory {
       // Not waited for: the end of it passes beside the restore.
       void this.calm();
     }
+  }
+
+  #isNear(): boolean {
+    const { bytes, total_bytes, elapsed_ms } = this.arrived();
+    if (total_bytes === null) return false;
+    // After rounds it is known how fast the link is before anything was sent.
+    const bytes_ms = Math.max(this.#sender.stats().link_bytes_s / 1000, bytes / Math.max(elapsed_ms, 1));
+    return total_bytes - bytes <= bytes_ms * (RESTORE_MS + total_bytes * FILL_MS_PER_BYTE);
   }
 
   report(): MemoryReport {
