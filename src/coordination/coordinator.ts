@@ -5,6 +5,7 @@ import type { SagaContext } from './context.ts';
 import { EarlyPreflight } from './early-preflight.ts';
 import { techniqueRows } from './forecast.ts';
 import { Destination } from './destination/destination.ts';
+import { isForsaken } from './destination/lease.ts';
 import { newMigrationId, type Row } from './journal.ts';
 import { APPROACH, checkNested } from './nested/source.ts';
 import { askedFor, chosenFor, makePlan, planOf, runsEarly } from './plan.ts';
@@ -16,8 +17,6 @@ import type { SourceState } from './states.ts';
 import { type ChosenWay, wayOf } from './choose-way.ts';
 
 const MAINTENANCE_PERIOD_MS = 5000;
-/** A destination that has heard nothing for this long of a migration that has not arrived drops what it made for it. */
-const LEASE_MS = 10 * 60_000;
 
 /** Both sides of every migration of this agent: what the API calls, and what happens after a restart. */
 export class Coordinator {
@@ -240,11 +239,10 @@ export class Coordinator {
 
   async #expireLeases(): Promise<void> {
     const { journal, log } = this.#context;
-    // One that could not be dropped at the first try is `aborting`.
-    const early: readonly string[] = ['reserving', 'reserved', 'receiving', 'aborting'];
     for (const row of journal.unfinished()) {
-      if (row.role !== 'destination' || !early.includes(row.state)) continue;
-      if (journal.silence_ms(row.id) < LEASE_MS || this.destination.isReceiving(row.id)) continue;
+      if (row.role !== 'destination') continue;
+      const heard = await this.destination.heard(row);
+      if (!isForsaken(heard)) continue;
       log.warn({ migration: row.id }, 'nothing heard from the source, dropping what was made for it');
       await this.destination.giveUp(row.source, row.id).catch((error: unknown) => {
         log.error({ migration: row.id, err: error }, 'what was made could not be dropped; it is tried again');

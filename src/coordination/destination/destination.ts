@@ -29,6 +29,7 @@ import { planOf } from '../plan.ts';
 import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { isDestinationState } from '../states.ts';
+import type { Heard } from './lease.ts';
 import { Memories } from './memories.ts';
 import { OpenStreams } from './open-streams.ts';
 import { Passes } from './passes.ts';
@@ -166,9 +167,13 @@ export class Destination {
     return join(this.#context.stagingRoot, id, 'work');
   }
 
-  /** Something is coming from the source: it is not silent, although it asks for nothing. */
-  isReceiving(id: string): boolean {
-    return this.#streams.has(id);
+  /** What says whether anybody comes back for it. */
+  async heard(row: Row): Promise<Heard> {
+    const { id } = row;
+    const state = this.#state(id);
+    // Nobody else has to know, and finding out may open what is there of its memory.
+    const isWhole = state !== 'restored' || (await this.#memories.of(row))?.whole !== false;
+    return { state, silence_ms: this.#context.journal.silence_ms(id), isReceiving: this.#streams.has(id), isWhole };
   }
 
   #receiving<T>(id: string, work: () => Promise<T>): Promise<T> {
