@@ -45,6 +45,7 @@ const STATE_LIMIT_MS = 60_000;
 const WATCH_MS = 50;
 /** Slow enough for memory of this size to be under way for some seconds. */
 const SLOW = '40mbit';
+const SLOWER = '4mbit';
 /** So much memory is still on its way when the link is cut, however busy this machine is: less takes two seconds. */
 const CUT_MIB = 32;
 
@@ -167,8 +168,11 @@ const FAULTS: readonly Fault[] = [
     at: 'restoring',
     mib: PAGES_MIB,
     act: async (id) => {
+      // So slow that some of it is still on its way when the restore has ended, however busy this machine is.
+      await lab.setLink({ rate: SLOWER });
       await until('it is restored', 30_000, async () => (await migration(beta, id)).state === 'restored' || undefined);
       killOn(beta, /pager\.pl/);
+      await lab.setLink({ rate: SLOW });
     },
     ends: ['aborted'],
   },
