@@ -40,6 +40,8 @@ const FILL_MS_PER_BYTE = 550 / 2 ** 30;
 const CUT_MS = 2000;
 /** Before the last page arrives, a destination has so much time for its restore; with what it fills meanwhile, more. */
 const RESTORE_MS = 1500;
+/** Over a longer link it waits for the last page: what a restore touches before it is there costs it a round trip each. */
+const RESTORE_RTT_MS = 15;
 
 /** Pages of small mappings that are sent ahead, and for how long they may keep the link busy: the images wait behind them. */
 const FIRST_PAGES = 96;
@@ -476,9 +478,10 @@ export class MovingMemory {
 
   #isNear(): boolean {
     const { bytes, total_bytes, elapsed_ms } = this.arrived();
-    if (total_bytes === null) return false;
+    const { link_bytes_s, rtt_ms } = this.#sender.stats();
+    if (total_bytes === null || rtt_ms > RESTORE_RTT_MS) return false;
     // After rounds it is known how fast the link is before anything was sent.
-    const bytes_ms = Math.max(this.#sender.stats().link_bytes_s / 1000, bytes / Math.max(elapsed_ms, 1));
+    const bytes_ms = Math.max(link_bytes_s / 1000, bytes / Math.max(elapsed_ms, 1));
     return total_bytes - bytes <= bytes_ms * (RESTORE_MS + total_bytes * FILL_MS_PER_BYTE);
   }
 
