@@ -1,14 +1,33 @@
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type MigratablePlace, runDirectoryIn } from '#lab/migratable.ts';
+import type { Host } from '#lab/host.ts';
+import { buildMigratableFor, type MigratablePlace, runDirectoryIn } from '#lab/migratable.ts';
 import { AgentClient } from '#src/cli/client.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { agentAt, type Asked } from './moves.ts';
 
-/** The agents in containers of migratable images, as benches speak to them. */
+/** Migratable images and the agents in containers of them, as benches use both. */
 const READY_LIMIT_MS = 90_000;
 const POLL_MS = 50;
 const INVITATION_S = 300;
+
+/**
+ * Builds a migratable image of a workload's and loads it where it is to run, unless that was done: `given` has what was.
+ * Always on the same host, because two containers are compared by what their images were made of.
+ */
+export async function giveMigratable(
+  builder: Host,
+  places: readonly MigratablePlace[],
+  { workload, name, files }: { workload: string; name: string; files: readonly string[] },
+  given: Set<string>,
+): Promise<void> {
+  const keyOf = ({ host, engine }: MigratablePlace): string => `${name} ${host.name} ${engine}`;
+  const lacking = places.filter((place) => !given.has(keyOf(place)));
+  if (lacking.length === 0) return;
+  const image = await builder.importImage(workload, 'podman');
+  await buildMigratableFor(builder, lacking, image, name, files);
+  for (const place of lacking) given.add(keyOf(place));
+}
 
 /** The agent in a container, once it answers. */
 export async function agentIn(place: MigratablePlace): Promise<Asked> {

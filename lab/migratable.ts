@@ -1,8 +1,9 @@
 import { once } from 'node:events';
-import { z } from 'zod';
+import { OF_SOME, USUAL } from '#src/approaches/container-level/launch.ts';
 import { HOME, INIT_COMMAND, LAYOUT } from '#src/drivers/init/layout.ts';
 import type { RunResult } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { removeBundle, runImageBundle } from './bundle.ts';
 import { readOrEmpty } from './cgroup.ts';
 import { KUBERNETES_NAMESPACE } from './containerd.ts';
 import type { Host } from './host.ts';
@@ -14,12 +15,6 @@ export type MigratableEngine = 'podman' | 'docker' | 'containerd' | 'kubernetes'
 export const GRANTS = ['--cap-add', 'CHECKPOINT_RESTORE', '--security-opt', 'seccomp=unconfined'];
 /** The same where nothing is granted by itself. */
 export const LEAST_GRANTS = ['--cap-drop', 'ALL', '--cap-add', 'SETPCAP', ...GRANTS];
-
-/** What every engine grants to any container, by itself. */
-export const GRANTED_BY_ENGINES =
-  'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(' ');
-/** What some do: a service that has it goes nowhere where it is not granted. */
-const GRANTED_BY_SOME = ['NET_RAW', 'MKNOD', 'AUDIT_WRITE'];
 
 const BUILD_LIMIT_MS = 300_000;
 const LOAD_LIMIT_MS = 180_000;
@@ -108,7 +103,7 @@ export async function runMigratable(
   const { args = [] } = options;
   if (engine === 'kubernetes') return runPod(place, image, env, args);
   if (engine === 'containerd') return runByCtr(place, image, env, args);
-  if (engine === 'runc') return runBundle(place, image, env, args);
+  if (engine === 'runc') return runInBundle(place, image, env, args);
   const words = [
     'run',
     '--detach',
@@ -116,7 +111,7 @@ export async function runMigratable(
     `--publish=${port}:${port}`,
     `--publish=${port + 1}:${port + 1}`,
     ...(options.grants ?? GRANTS),
-    ...Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
+    ...assignments(env).flatMap((each) => ['--env', each]),
     `localhost/${image}:latest`,
     ...args,
   ];
@@ -134,29 +129,15 @@ function runByCtr({ host, container }: MigratablePlace, image: string, env: Vari
   return host.exec('ctr', line, { timeout_ms: START_LIMIT_MS });
 }
 
-const bundleSchema = z.looseObject({
-  process: z.looseObject({ env: z.array(z.string()) }),
-  root: z.looseObject({}),
-  linux: z.looseObject({ namespaces: z.array(z.looseObject({ type: z.string() })) }),
-});
-
-/** A bundle of the image's files, on its host's network, since nobody makes one for a bundle. */
-async function runBundle({ host, container }: MigratablePlace, image: string, env: Variables, args: readonly string[]) {
-  const bundle = `/srv/${container}`;
-  const script = `mkdir -p "$2/rootfs"; from=$(podman image mount "$1"); cp -a "$from/." "$2/rootfs/"
-    podman image unmount "$1" >/dev/null; runc spec --bundle "$2"`;
-  await host.exec('sh', ['-ec', script, 'sh', `localhost/${image}:latest`, bundle], { timeout_ms: START_LIMIT_MS });
-  const config = bundleSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
-  const granted = [...GRANTED_BY_ENGINES, ...GRANTED_BY_SOME, 'CHECKPOINT_RESTORE'].map((name) => `CAP_${name}`);
-  config.process['terminal'] = false;
-  config.process['args'] = [...INIT_COMMAND, ...args];
-  config.process['capabilities'] = { bounding: granted, effective: granted, permitted: granted };
-  config.process.env.push(...assignments(env));
-  config.root['readonly'] = false;
-  config.linux.namespaces = config.linux.namespaces.filter(({ type }) => type !== 'network');
-  host.writeFile(`${bundle}/config.json`, JSON.stringify(config, undefined, 2));
-  const start = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
-  return host.exec('sh', ['-c', start, 'sh', bundle, container], { timeout_ms: START_LIMIT_MS });
+function runInBundle({ host, container }: MigratablePlace, image: string, env: Variables, args: readonly string[]) {
+  return runImageBundle(host, {
+    name: container,
+    image: `localhost/${image}:latest`,
+    args: [...INIT_COMMAND, ...args],
+    // A service goes nowhere where it is not granted what it has, so also what only some engines grant.
+    capabilities: [...USUAL, ...OF_SOME, 'CHECKPOINT_RESTORE'],
+    env: assignments(env),
+  });
 }
 
 /** Kubernetes starts containers without a seccomp filter unless it is asked for one. */
@@ -180,10 +161,7 @@ function runPod(
   return host.exec('kubectl', ['create', '-f', '-'], { input: JSON.stringify(pod), timeout_ms: START_LIMIT_MS });
 }
 
-const REMOVE = {
-  containerd: 'ctr tasks rm --force "$1" 2>/dev/null; ctr containers rm "$1" 2>/dev/null || true',
-  runc: 'runc delete --force "$1" 2>/dev/null; rm -rf "/srv/$1"',
-};
+const REMOVE_BY_CTR = 'ctr tasks rm --force "$1" 2>/dev/null; ctr containers rm "$1" 2>/dev/null || true';
 
 /** Removes containers, whether they are there or not. */
 export async function removeMigratable(...places: readonly MigratablePlace[]): Promise<void> {
@@ -193,8 +171,12 @@ export async function removeMigratable(...places: readonly MigratablePlace[]): P
       await host.exec('kubectl', line, { timeout_ms: START_LIMIT_MS });
       continue;
     }
-    if (engine === 'containerd' || engine === 'runc') {
-      await host.exec('sh', ['-c', REMOVE[engine], 'sh', container], { timeout_ms: START_LIMIT_MS });
+    if (engine === 'runc') {
+      await removeBundle(host, container);
+      continue;
+    }
+    if (engine === 'containerd') {
+      await host.exec('sh', ['-c', REMOVE_BY_CTR, 'sh', container], { timeout_ms: START_LIMIT_MS });
       continue;
     }
     const found = await host.exec(engine, ['ps', '--all', '--quiet', '--filter', `name=^${container}$`]);

@@ -1,6 +1,6 @@
-import { z } from 'zod';
+import { removeBundle, runImageBundle } from '#lab/bundle.ts';
 import type { Host } from '#lab/host.ts';
-import { GRANTED_BY_ENGINES } from '#lab/migratable.ts';
+import { USUAL } from '#src/approaches/container-level/launch.ts';
 import { CAPABILITIES, SECURITY_OPTIONS } from '#src/approaches/container-level/needs.ts';
 import { INIT } from '#src/approaches/container-level/layout.ts';
 import type { RunResult } from '#src/telemetry/exec.ts';
@@ -132,42 +132,16 @@ const kubernetes: Commands = {
     (await lines(host, 'kubectl', ['get', 'pods', '-o', 'name'])).map((each) => each.replace(/^pod\//, '')),
 };
 
-const configSchema = z.looseObject({
-  process: z.looseObject({}),
-  root: z.looseObject({}),
-  mounts: z.array(z.looseObject({ destination: z.string() })),
-  linux: z.looseObject({ namespaces: z.array(z.looseObject({ type: z.string() })) }),
-});
-
-/** A bundle of the capsule's image, on its host's network, since nobody makes one for a bundle. */
-async function makeCapsuleBundle(host: Host, bundle: string, args: readonly string[]): Promise<void> {
-  const image = await host.importImage('capsule', 'podman');
-  const script = `mkdir -p "$2/rootfs"; from=$(podman image mount "$1"); cp -a "$from/." "$2/rootfs/"
-    podman image unmount "$1" >/dev/null; runc spec --bundle "$2"`;
-  await host.exec('sh', ['-ec', script, 'sh', image, bundle], { timeout_ms: LIMIT_MS });
-  const config = configSchema.parse(JSON.parse(host.readFile(`${bundle}/config.json`)));
-  const granted = [...GRANTED_BY_ENGINES, ...CAPABILITIES].map((name) => `CAP_${name}`);
-  config.process['terminal'] = false;
-  config.process['args'] = [INIT, ...args];
-  config.process['capabilities'] = { bounding: granted, effective: granted, permitted: granted };
-  config.root['readonly'] = false;
-  config.mounts.push({ destination: IMAGES.inside, source: IMAGES.host, type: 'bind', options: ['rbind', 'ro'] });
-  config.linux.namespaces = config.linux.namespaces.filter((namespace) => namespace.type !== 'network');
-  host.writeFile(`${bundle}/config.json`, JSON.stringify(config, undefined, 2));
-}
-
 const runc: Commands = {
   run: async (host, { name, image, args }) => {
     if (image !== 'capsule') return await runBundle(host, name, args, false, image);
-    await makeCapsuleBundle(host, `/srv/${name}`, args);
-    const script = 'runc run --detach --bundle "$1" "$2" </dev/null >/dev/null 2>&1';
-    await host.exec('sh', ['-c', script, 'sh', `/srv/${name}`, name], { timeout_ms: LIMIT_MS });
+    const capabilities = [...USUAL, ...CAPABILITIES];
+    const mounts = [{ destination: IMAGES.inside, source: IMAGES.host, type: 'bind', options: ['rbind', 'ro'] }];
+    const reference = await host.importImage('capsule', 'podman');
+    await runImageBundle(host, { name, image: reference, args: [INIT, ...args], capabilities, mounts });
   },
   exec: execBy('runc', (name) => ['exec', name]),
-  remove: async (host, name) => {
-    const script = 'runc delete --force "$1" 2>/dev/null || true; rm -rf "/srv/$1"';
-    await host.exec('sh', ['-c', script, 'sh', name], { timeout_ms: LIMIT_MS });
-  },
+  remove: removeBundle,
   names: (host) => lines(host, 'runc', ['list', '--quiet']),
 };
 

@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
-import { buildMigratableFor, type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
+import { type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
-import { agentIn, pairAgents, servicesOf } from '../migratable.ts';
+import { agentIn, giveMigratable, pairAgents, servicesOf } from '../migratable.ts';
 import { hostAgent } from '../moves.ts';
 import { type Answer, ask } from './ask.ts';
 import { COMMANDS, IMAGES_INSIDE, type Workload } from './containers.ts';
@@ -177,21 +177,12 @@ class MigratableStage implements Stage {
 
   async start(at: Side): Promise<void> {
     await this.clear();
-    await this.#build();
-    const { args } = this.#work;
+    const { args, image } = this.#work;
+    const places = SIDES.map((side) => this.#place(side));
+    const wanted = { workload: image, name: this.#image, files: [FILES] };
+    await giveMigratable(hostOf(this.#lab, 'a'), places, wanted, this.#given);
     for (const side of SIDES) await runMigratable(this.#place(side), this.#image, { args, waits: side !== at });
     await pairAgents(await agentIn(this.#place('a')), await agentIn(this.#place('b')));
-  }
-
-  async #build(): Promise<void> {
-    const keyOf = ({ host, engine }: MigratablePlace): string => `${this.#image} ${host.name} ${engine}`;
-    const places = SIDES.map((side) => this.#place(side)).filter((place) => !this.#given.has(keyOf(place)));
-    if (places.length === 0) return;
-    // Always on the same host: the two containers are compared by what their images were made of.
-    const builder = hostOf(this.#lab, 'a');
-    const image = await builder.importImage(this.#work.image, 'podman');
-    await buildMigratableFor(builder, places, image, this.#image, [FILES]);
-    for (const place of places) this.#given.add(keyOf(place));
   }
 
   async ask(from: Side, { approach, technique }: Cell): Promise<Answer> {

@@ -1,11 +1,11 @@
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
-import { buildMigratableFor, type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
+import { type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
 import { capsuleSeen, socketIn } from '#src/approaches/container-level/outside.ts';
 import { AgentClient } from '#src/cli/client.ts';
 import type { Migration } from '#src/coordination/schema.ts';
 import { FILES, type Stage, stageOf } from '../matrix/stages.ts';
-import { agentIn, pairAgents, servicesOf } from '../migratable.ts';
+import { agentIn, giveMigratable, pairAgents, servicesOf } from '../migratable.ts';
 import { type Move, move, moveBy } from '../moves.ts';
 import { groupOf, isServiceEngine, type PaperWork, type Route } from './plan.ts';
 
@@ -115,18 +115,10 @@ class ServiceWay implements Way {
 
   async start(): Promise<void> {
     await this.clear();
-    await this.#build();
+    const wanted = { workload: this.#work.image, name: this.#image, files: [FILES] };
+    await giveMigratable(this.#here.host, [this.#here, this.#there], wanted, this.#built);
     await runMigratable(this.#here, this.#image, { args: this.#work.args });
     await agentIn(this.#here);
-  }
-
-  async #build(): Promise<void> {
-    const { engine: from } = this.#here;
-    const key = `${this.#image} ${from} ${this.#there.engine}`;
-    if (this.#built.has(key)) return;
-    const image = await this.#here.host.importImage(this.#work.image, 'podman');
-    await buildMigratableFor(this.#here.host, [this.#here, this.#there], image, this.#image, [FILES]);
-    this.#built.add(key);
   }
 
   async move(): Promise<Moved> {

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { removeBundle } from '#lab/bundle.ts';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -55,7 +56,7 @@ export async function removeContainers(host: Host, name: string): Promise<void> 
   const limit = { timeout_ms: LIMIT_MS };
   await host.exec('podman', ['rm', '--force', '--ignore', '--time', '0', name], limit);
   await host.exec('sh', ['-c', 'docker rm --force "$1" >/dev/null 2>&1 || true', 'sh', name], limit);
-  await host.exec('sh', ['-c', 'runc delete --force "$1" 2>/dev/null; rm -rf "/srv/$1"', 'sh', name], limit);
+  await removeBundle(host, name);
 }
 
 function option(name: string, value: number | undefined): string[] {

@@ -34,9 +34,8 @@ interface Launcher {
 }
 
 /** What engines grant to any container; runc grants less by itself. */
-const USUAL = 'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(
-  ' ',
-);
+export const USUAL: readonly string[] =
+  'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SETFCAP'.split(' ');
 /** What some engines grant to any container and others do not: a process that has it cannot be restored without. */
 export const OF_SOME: readonly string[] = ['NET_RAW', 'MKNOD', 'AUDIT_WRITE'];
 

@@ -36,7 +36,6 @@ export class ArrivingMemory {
   #paused = false;
   #linkTimer: NodeJS.Timeout | undefined;
   #lost: UmsError | undefined;
-  #cause: UmsError | undefined;
   #complete = false;
   #watching: Promise<void> | undefined;
   #turn: Promise<void> = Promise.resolve();
@@ -135,7 +134,7 @@ export class ArrivingMemory {
 
   /** Why memory can no longer reach the processes, if that is so. */
   get lost(): UmsError | undefined {
-    return this.#cause;
+    return this.#lost;
   }
 
   /** Stopped by a broken link, not by anybody who wanted it. */
@@ -170,19 +169,23 @@ export class ArrivingMemory {
 
   /** Memory can no longer reach the processes: they must not run on without it. */
   #lose(cause: UmsError): void {
-    this.#cause = cause;
-    this.#lost = new UmsError('UMS_E_MEMORY_LOST', {
+    this.#lost = cause;
+    this.#context.log.error(
+      { migration: this.#row.id, err: this.#lostHere(cause) },
+      'the service is frozen, its memory is incomplete',
+    );
+    if (this.#running) this.#inTurn(() => this.#standStill());
+  }
+
+  /** As it is told when the service runs here. */
+  #lostHere(cause: UmsError): UmsError {
+    return new UmsError('UMS_E_MEMORY_LOST', {
       message: `Memory of ${this.#row.service} can no longer reach its processes on ${this.#context.systemName}: ${cause.message}`,
       fault: 'destination',
       state: `It is frozen on ${this.#context.systemName} as far as it got, and frozen on ${this.#row.source} as it was when it left.`,
       mend: `To go back to what it was when it left ${this.#row.source}: ums recover ${this.#row.id} --thaw-source there.`,
       ...(cause.detail === undefined ? {} : { detail: cause.detail }),
     });
-    this.#context.log.error(
-      { migration: this.#row.id, err: this.#lost },
-      'the service is frozen, its memory is incomplete',
-    );
-    if (this.#running) this.#inTurn(() => this.#standStill());
   }
 
   #onLink(up: boolean): void {
@@ -264,7 +267,7 @@ export class ArrivingMemory {
     const { faults } = (await this.#pager?.status()) ?? { faults: 0 };
     return {
       complete: this.#complete,
-      lost: this.#lost?.toReport() ?? null,
+      lost: this.#lost === undefined ? null : this.#lostHere(this.#lost).toReport(),
       faults,
       demands: this.#receiver.status().demands,
     };
