@@ -4,6 +4,7 @@ import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
+import { type Answerer, messageIn, parseAnswer } from '../oci/answers.ts';
 import {
   type Image,
   imageSchema,
@@ -27,7 +28,6 @@ const IDLE_LIMIT_MS = 120_000;
 const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
 
 const dispatcher = new Agent({ connect: { socketPath: SOCKET }, connections: 16, pipelining: 1 });
-const errorSchema = z.object({ message: z.string() });
 const loadedSchema = z.object({ error: z.string().optional(), stream: z.string().optional() });
 
 interface Call {
@@ -98,30 +98,13 @@ async function readAll(body: Readable, path: string): Promise<string> {
 }
 
 function refusal(status: number, path: string, text: string): DockerRefusal {
-  return new DockerRefusal(status, path, messageOf(text));
+  return new DockerRefusal(status, path, messageIn(text));
 }
 
-/** Docker's own sentence, or the beginning of whatever came instead. */
-function messageOf(text: string): string {
-  try {
-    return errorSchema.parse(JSON.parse(text)).message;
-  } catch {
-    return text.slice(0, 500).trim() || 'no reason given';
-  }
-}
+const ANSWERER: Answerer = { name: 'Docker', supported: 'Docker 24 and later are', version: 'docker version' };
 
 function parse<T>(schema: z.ZodType<T>, text: string, path: string): T {
-  try {
-    return schema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_ENGINE', {
-      message: `Docker's answer to ${path} is not what this version of ums knows`,
-      fault: 'ums',
-      mend: 'Docker 24 and later are supported; please report this with the output of `docker version`.',
-      detail: error instanceof Error ? error.message : String(error),
-      cause: error,
-    });
-  }
+  return parseAnswer(schema, text, path, ANSWERER);
 }
 
 const nothing = z.unknown();

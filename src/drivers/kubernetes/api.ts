@@ -2,6 +2,7 @@ import { hostname } from 'node:os';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
+import { type Answerer, messageIn, parseAnswer } from '../oci/answers.ts';
 import { type ClusterAccess, findKubeconfig, readKubeconfig } from './config.ts';
 import {
   type Deployment,
@@ -26,8 +27,6 @@ const MERGE_PATCH = 'application/merge-patch+json';
 const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
 const NOT_FOUND = 404;
 const CONFLICT = 409;
-
-const statusSchema = z.object({ message: z.string().default(''), reason: z.string().default('') });
 
 interface Call {
   method?: 'GET' | 'POST' | 'DELETE' | 'PATCH';
@@ -102,7 +101,7 @@ export class KubernetesApi {
     );
     const text = await this.#reach(`${method} ${path}`, () => readAll(answer.body, path));
     if (absent.includes(answer.statusCode)) return undefined;
-    if (answer.statusCode >= 400) throw new KubernetesRefusal(answer.statusCode, path, messageOf(text));
+    if (answer.statusCode >= 400) throw new KubernetesRefusal(answer.statusCode, path, messageIn(text));
     return parse(schema, text, path);
   }
 
@@ -252,27 +251,14 @@ async function readAll(body: AsyncIterable<unknown>, path: string): Promise<stri
   return Buffer.concat(chunks).toString('utf8');
 }
 
-/** The API server's own sentence, or the beginning of whatever came instead. */
-function messageOf(text: string): string {
-  try {
-    return statusSchema.parse(JSON.parse(text)).message;
-  } catch {
-    return text.slice(0, 500).trim() || 'no reason given';
-  }
-}
+const ANSWERER: Answerer = {
+  name: 'Kubernetes',
+  supported: 'Kubernetes 1.20 and later are',
+  version: 'kubectl version',
+};
 
 function parse<T>(schema: z.ZodType<T>, text: string, path: string): T {
-  try {
-    return schema.parse(JSON.parse(text));
-  } catch (error) {
-    throw new UmsError('UMS_E_ENGINE', {
-      message: `Kubernetes' answer to ${path} is not what this version of ums knows`,
-      fault: 'ums',
-      mend: 'Kubernetes 1.20 and later are supported; please report this with the output of `kubectl version`.',
-      detail: error instanceof Error ? error.message : String(error),
-      cause: error,
-    });
-  }
+  return parseAnswer(schema, text, path, ANSWERER);
 }
 
 /** The cluster as this host's kubeconfig names it, connected when first asked, anew when the file leads elsewhere. */

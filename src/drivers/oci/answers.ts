@@ -1,3 +1,4 @@
+import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
 
 /** Engines written in Go answer null where a list or a map is empty. */
@@ -11,3 +12,35 @@ export const nullableRecord = <T extends z.ZodType>(value: T) =>
     .record(z.string(), value)
     .nullish()
     .transform((record) => record ?? {});
+
+const refusalSchema = z.object({ message: z.string() });
+
+/** The engine's own sentence in its refusal, or the beginning of whatever came instead. */
+export function messageIn(text: string): string {
+  try {
+    return refusalSchema.parse(JSON.parse(text)).message;
+  } catch {
+    return text.slice(0, 500).trim() || 'no reason given';
+  }
+}
+
+/** Whose answer is read, from which version on it is known, and the command that tells its version. */
+export interface Answerer {
+  name: string;
+  supported: string;
+  version: string;
+}
+
+export function parseAnswer<T>(schema: z.ZodType<T>, text: string, path: string, answerer: Answerer): T {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `${answerer.name}'s answer to ${path} is not what this version of ums knows`,
+      fault: 'ums',
+      mend: `${answerer.supported} supported; please report this with the output of \`${answerer.version}\`.`,
+      detail: error instanceof Error ? error.message : String(error),
+      cause: error,
+    });
+  }
+}

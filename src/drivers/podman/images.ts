@@ -2,13 +2,11 @@ import { spawn } from 'node:child_process';
 import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { Specification } from '../specification.ts';
-import { ask, change, inspectImage } from './cli.ts';
+import { change, inspectImage } from './cli.ts';
 import { LayerFilter } from '../oci/layer-filter.ts';
 
 /** Characters of a command's complaint that are kept. */
 const STDERR_LIMIT = 16_384;
-/** Their layers are asked for; beyond it some may travel although they are there. */
-const IMAGES_LIMIT = 500;
 const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
 
 function plainId(id: string): string {
@@ -63,15 +61,6 @@ export async function exportImage(
   const save = ['save', '--quiet', '--format', 'oci-archive', '--uncompressed', id];
   const ends = await Promise.allSettled([piped(save, { sink: filter }, signal), filtered]);
   for (const end of ends) if (end.status === 'rejected') throw end.reason;
-}
-
-/** Digests of the contents of all layers here. */
-export async function imageLayers(): Promise<string[]> {
-  const ids = (await ask(['image', 'ls', '--all', '--quiet', '--no-trunc'])).split('\n').filter((id) => id !== '');
-  if (ids.length === 0) return [];
-  const wanted = [...new Set(ids)].slice(0, IMAGES_LIMIT);
-  const told = await ask(['image', 'inspect', '--format', '{{range .RootFS.Layers}}{{println .}}{{end}}', ...wanted]);
-  return [...new Set(told.split('\n').filter((digest) => /^sha256:[0-9a-f]{64}$/.test(digest)))];
 }
 
 export async function importImage(
@@ -144,9 +133,4 @@ export async function describeImage(id: string, imageName: string): Promise<Spec
     names: [...names].slice(0, 64),
     size_bytes: image?.Size ?? 0,
   };
-}
-
-/** True when Podman answers at all. */
-export async function answers(): Promise<boolean> {
-  return (await ask(['info', '--format', '{{.Host.OCIRuntime.Name}}'])).trim() !== '';
 }

@@ -25,11 +25,11 @@ import { ServiceErrors } from '../oci/service-errors.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
-import { change, engineError, inspectContainer, listContainers, podmanVersion } from './cli.ts';
+import { change, engineError, imageLayers, inspectContainer, listContainers, podmanVersion } from './cli.ts';
 import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm } from './create.ts';
 import { specificationOf } from './describe.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
-import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
+import { describeImage, exportImage, hasImage, importImage } from './images.ts';
 import { endForGood, endProcesses } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { type CreateRecord, createRecordSchema } from './records.ts';
@@ -100,7 +100,7 @@ export class PodmanDriver implements Driver {
           (port) =>
             `${port.host_ip === '' ? '0.0.0.0' : port.host_ip}:${port.host_port}->${port.container_port}/${port.protocol}`,
         ),
-        created_at: new Date(container.Created * 1000).toISOString(),
+        created_at: new Date(container.Created).toISOString(),
       });
     }
     return summaries;

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { nullableList, nullableRecord } from '../oci/answers.ts';
 
-/** What ums reads of `podman inspect`, `podman ps` and `podman volume inspect`; everything else is left alone. */
+/** What ums reads of Podman's answers about containers, volumes and images; everything else is left alone. */
 const mountSchema = z.object({
   Type: z.string(),
   Name: z.string().optional(),
@@ -121,7 +121,6 @@ export const inspectSchema = z.object({
   UseImageHosts: z.boolean().default(false),
 });
 export type Inspect = z.infer<typeof inspectSchema>;
-export const inspectListSchema = z.array(inspectSchema).max(10_000);
 
 export const listedSchema = z.array(
   z.object({
@@ -130,7 +129,7 @@ export const listedSchema = z.array(
     Image: z.string(),
     State: z.string(),
     Pid: z.number().default(0),
-    Created: z.number(),
+    Created: z.string(),
     IsInfra: z.boolean().default(false),
     Ports: nullableList(
       z.object({
@@ -159,6 +158,7 @@ export const imageSchema = z.object({
   RepoTags: nullableList(z.string()),
   Size: z.number(),
   ManifestType: z.string().default(''),
+  RootFS: z.object({ Layers: nullableList(z.string()) }).nullish(),
 });
 
 /**
