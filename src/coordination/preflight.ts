@@ -150,13 +150,11 @@ export async function memoryBytes(pids: readonly number[]): Promise<number> {
 }
 
 async function fileBytes(description: ServiceDescription): Promise<number> {
-  let total_bytes = 0;
-  for (const tree of movingTrees(description)) {
-    // du exits with 1 for files that vanish under it, which a running service is free to do.
-    const { stdout } = await run('du', ['-sxB1', tree.path], { timeout_ms: 300_000, okExitCodes: [0, 1] });
-    total_bytes += Number.parseInt(stdout, 10) || 0;
-  }
-  return total_bytes;
+  const paths = movingTrees(description).map(({ path }) => path);
+  if (paths.length === 0) return 0;
+  // du exits with 1 for files that vanish under it, which a running service is free to do.
+  const { stdout } = await run('du', ['-sxB1', '--', ...paths], { timeout_ms: 300_000, okExitCodes: [0, 1] });
+  return stdout.split('\n').reduce((sum, line) => sum + (Number.parseInt(line, 10) || 0), 0);
 }
 
 /** The trees that travel: a bound directory only if the user said that its content moves, a shared volume never. */

@@ -4,7 +4,7 @@ import { bootMark } from '../boot.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { type Answer, answerSchema, commitRequestSchema } from '../messages.ts';
-import { planOf } from '../plan.ts';
+import { hasRounds, planOf } from '../plan.ts';
 import type { SourceStep } from './steps.ts';
 
 const ASK_AGAIN_MS_MIN = 250;
@@ -26,7 +26,11 @@ export const committing: SourceStep = {
       signal.throwIfAborted();
       const asked_ms = performance.now();
       const giveUp = context.journal.get(row.id).cancel_requested;
-      const answer = await ask(context, row, giveUp ? undefined : { only_whole }, signal).catch((error: unknown) => {
+      const asking = ask(context, row, giveUp ? undefined : { only_whole }, signal);
+      // Once it has heard this the service runs there, and much memory need not wait for the answer. Little does, as it would
+      // only be in the way.
+      if (!giveUp && !hasRounds(planOf(row).technique)) void memory.moving?.releaseAfterRequest();
+      const answer = await asking.catch((error: unknown) => {
         // Only the destination's own answer ends the window; whatever kept it from arriving does not.
         signal.throwIfAborted();
         reportDoubt(context, row, toUmsError(error));

@@ -19,7 +19,11 @@ const FEW_BYTES = 8 * 2 ** 20;
  * meanwhile is sent again. Last, the destination does what it can of the restore.
  */
 export const copying: SourceStep = {
-  async run(context, row, signal, memory) {
+  async run(context, row, cancelled, memory) {
+    // Without a container at the destination nothing else is of any use.
+    const failed = new AbortController();
+    memory.created?.catch((error: unknown) => failed.abort(error));
+    const signal = AbortSignal.any([cancelled, failed.signal]);
     const few = sizesSchema.parse(row.data['sizes']).file_bytes <= FEW_BYTES;
     const { technique, path } = planOf(row);
     // The memory of a frozen service is on its way for longer than few files need beside it.
@@ -36,7 +40,11 @@ export const copying: SourceStep = {
       if (!few) await files;
       // Both walk through all of the memory, and the round is not to wait for the prediction.
       const predicted = looked(memory).then(() => memory.predict());
-      const settled = () => files.then((trees) => (later ? trees.prepare(signal) : settle(trees, signal)));
+      const settled = async () => {
+        const trees = await files;
+        if (!later) await settle(trees, signal);
+        return trees;
+      };
       const getReady = () => allOf([prepare(context, row, signal, memory, settled), calm(memory)]);
       await allOf([copyMemory(context, row, signal, memory, predicted, getReady), predicted]);
     } finally {
@@ -59,6 +67,7 @@ async function openFiles(
   signal: AbortSignal,
   memory: SourceMemory,
 ): Promise<TreeRounds> {
+  await memory.created;
   return (memory.trees = await createTreeRounds(context, row, signal));
 }
 
@@ -126,17 +135,17 @@ async function prepare(
   row: Row,
   signal: AbortSignal,
   memory: SourceMemory,
-  settled: () => Promise<void>,
+  settled: () => Promise<TreeRounds>,
 ): Promise<void> {
-  if (!isPrepared(row)) return await settled();
+  if (!isPrepared(row)) return await (await settled()).prepare(signal);
   const driver = context.driver(row.engine);
   const here = dumpsHere(row);
   const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);
   const prepareHere = here ? driver.prepareCheckpoint(row.handle, request) : Promise.resolve();
   const prepareThere = (async () => {
     const descriptors = here ? await driver.descriptors(row.handle) : undefined;
-    await settled();
-    await context.peers.request(row.destination, {
+    const trees = await settled();
+    const prepared = context.peers.request(row.destination, {
       method: 'POST',
       path: `/peer/v1/migrations/${row.id}/prepare`,
       body: prepareRequestSchema.parse(descriptors === undefined ? {} : { descriptors }),
@@ -144,6 +153,7 @@ async function prepare(
       timeout_ms: PREPARE_TIMEOUT_MS,
       signal,
     });
+    await allOf([prepared, trees.prepare(signal)]);
   })();
   await allOf([prepareHere, prepareThere]);
   memory.prepared = here;

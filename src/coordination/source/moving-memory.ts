@@ -404,6 +404,12 @@ export class MovingMemory {
     this.#released.resolve();
   }
 
+  /** The same, as soon as a request that has just been made is on the wire. */
+  async releaseAfterRequest(): Promise<void> {
+    await turns(REQUEST_TURNS);
+    this.release();
+  }
+
   /**
    * CRIU has dumped, so it is known which pages must be there in the end. Sends what `find` could not know of;
    * `complete` then tells when the destination has everything.

@@ -75,26 +75,35 @@ async function reserve(
   if (!hasRounds(planOf(row).technique)) memory.predict().catch(() => undefined);
   // The connections for memory are opened while the container is made.
   const creating = create(context, row, signal);
-  await allOf([creating, opening === undefined ? undefined : openMemory(context, row, signal, memory, opening)]);
-  const created = await creating;
-  const missing = treesOf(row).find((tree) => !created.trees.includes(tree.id));
-  if (missing !== undefined) {
-    throw new UmsError('UMS_E_SPECIFICATION', {
-      message: `The destination has no place for ${missing.id} of ${row.service}.`,
-      fault: 'destination',
-      mend: 'Run the same version of ums and of the engine on both systems.',
+  const opened = opening === undefined ? undefined : openMemory(context, row, signal, memory, opening);
+  if (opened === undefined || !hasRounds(planOf(row).technique)) await allOf([creating, opened]);
+  else {
+    memory.created = creating;
+    // Copying hears of it at once.
+    creating.catch(() => undefined);
+    await opened.catch(async (error: unknown) => {
+      await Promise.allSettled([creating]);
+      throw error;
     });
   }
   return 'copying';
 }
 
-function create(context: SagaContext, row: Row, signal: AbortSignal): Promise<z.infer<typeof createResponseSchema>> {
-  return context.peers.request(row.destination, {
+/** Has the destination make the container, with a place for all that will come. */
+async function create(context: SagaContext, row: Row, signal: AbortSignal): Promise<void> {
+  const created = await context.peers.request(row.destination, {
     method: 'POST',
     path: `/peer/v1/migrations/${row.id}/create`,
     schema: createResponseSchema,
     timeout_ms: CREATE_TIMEOUT_MS,
     signal,
+  });
+  const missing = treesOf(row).find((tree) => !created.trees.includes(tree.id));
+  if (missing === undefined) return;
+  throw new UmsError('UMS_E_SPECIFICATION', {
+    message: `The destination has no place for ${missing.id} of ${row.service}.`,
+    fault: 'destination',
+    mend: 'Run the same version of ums and of the engine on both systems.',
   });
 }
 

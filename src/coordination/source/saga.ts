@@ -145,6 +145,7 @@ export class SourceSaga {
     const memory: SourceMemory = {
       early,
       predict: () => Promise.resolve(),
+      created: undefined,
       trees: undefined,
       frozenSince_ms: undefined,
       moving: undefined,

@@ -16,6 +16,8 @@ export interface SourceMemory {
   early: EarlyPreflight | undefined;
   /** Looks at the service for a while and writes down what the migration will take; once, however often it is asked. */
   predict: () => Promise<void>;
+  /** The destination makes the container while memory is copied already; undefined where that waits for it. */
+  created: Promise<void> | undefined;
   /** The files on their way, from the first round to the last. */
   trees: TreeRounds | undefined;
   /** performance.now() when the freeze was asked for. */

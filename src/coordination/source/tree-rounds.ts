@@ -80,7 +80,7 @@ const SETTLING_ROUNDS = 4;
 /** What a last round carries in a few milliseconds over most links. */
 const SETTLED_BYTES = 256 * 1024;
 
-/** Rounds until little is left for the last one, or until they no longer help; then everything is made ready for it. */
+/** Rounds until little is left for the last one, or until they no longer help. */
 export async function settle(trees: TreeRounds, signal: AbortSignal): Promise<void> {
   let before = Number.POSITIVE_INFINITY;
   for (let at = 0; at < SETTLING_ROUNDS; at += 1) {
@@ -88,7 +88,6 @@ export async function settle(trees: TreeRounds, signal: AbortSignal): Promise<vo
     if (bytes < SETTLED_BYTES || bytes > before / 2) break;
     before = bytes;
   }
-  await trees.prepare(signal);
 }
 
 /** Symbolic links on the way to a directory; more than this is a loop, as for the kernel. */

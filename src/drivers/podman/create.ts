@@ -1,5 +1,5 @@
-import { mkdir, readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, readFile, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { CreatedService, Tree } from '../contract.ts';
@@ -41,8 +41,11 @@ export async function createContainer(
     const taken = error instanceof UmsError && /name .* is already in use/.test(error.detail ?? error.message);
     throw taken ? errors.nameTaken(specification.name) : engineError(error, `create ${specification.name}`);
   }
-  const created = await findContainer(records, specification, key);
-  if (created === undefined) throw errors.nameTaken(specification.name);
+  const created = await findMade(record, specification, key);
+  if (created === undefined) {
+    await undoRecord(records, key, record);
+    throw errors.nameTaken(specification.name);
+  }
   return created;
 }
 
@@ -64,11 +67,18 @@ export async function findContainer(
       mend: 'Look at what Podman waits for, and run `ums recover`.',
     });
   }
+  const found = await findMade(record, specification, key);
+  if (found === undefined) await undoRecord(records, key, record);
+  return found;
+}
+
+async function findMade(
+  record: CreateRecord,
+  specification: Specification,
+  key: string,
+): Promise<CreatedService | undefined> {
   const inspect = await inspectContainer(record.name);
-  if (inspect === undefined || !madeBy(inspect, record)) {
-    await undoRecord(records, key, record);
-    return undefined;
-  }
+  if (inspect === undefined || !madeBy(inspect, record)) return undefined;
   const trees = await destinationTrees(inspect, specification);
   const handle = writeHandle({
     v: 1,
@@ -177,9 +187,14 @@ async function mountShm(inspect: Inspect): Promise<void> {
   await run('mount', ['-t', 'tmpfs', '-o', options, 'shm', path], { timeout_ms: 10_000 });
 }
 
+/** A file system of its own has another device than the directory that holds it (stat(2)). */
 async function isMounted(path: string): Promise<boolean> {
-  const { exitCode } = await run('mountpoint', ['-q', path], { timeout_ms: 10_000, okExitCodes: [0, 1, 32] });
-  return exitCode === 0;
+  try {
+    return (await stat(path)).dev !== (await stat(dirname(path))).dev;
+  } catch (error) {
+    if (isMissing(error)) return false;
+    throw error;
+  }
 }
 
 export async function unmountShm(inspect: Inspect): Promise<void> {

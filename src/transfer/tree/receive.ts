@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { realpath } from 'node:fs/promises';
+import { opendir, realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Applier, APPLY_PROGRAM } from './applier.ts';
@@ -38,9 +38,16 @@ export class TreeReceiver {
   #applier: Applier | undefined;
   #extract: StreamingChild | undefined;
   #isChecked = false;
+  #isClosed = false;
 
   constructor(tree: TreeLocation) {
     this.#tree = tree;
+  }
+
+  /** Starts what hardly any pass does without, so that the first one does not wait for it; receiving tells what is wrong. */
+  async expect(): Promise<void> {
+    await this.#check();
+    if (!this.#isClosed) this.#extract ??= confine(this.#tree, 'extract', unpackingArguments());
   }
 
   /** Starts the programs that the next pass may need, so that it does not wait for them. */
@@ -71,6 +78,7 @@ export class TreeReceiver {
 
   /** Ends the programs that wait; resolves when they are gone. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     const [extract, applier] = [this.#extract, this.#applier];
     this.#kill();
     await Promise.all([extract?.end(), applier?.close()]);
@@ -93,7 +101,7 @@ export class TreeReceiver {
     const tree = this.#tree;
     const head = await readHead(reader);
     checkHead(head, this.#tree, options.limits.entries);
-    if (head.full) await emptyTree(tree, options.signal);
+    if (head.full && !(await isEmpty(tree))) await emptyTree(tree, options.signal);
     const needsApplier = head.deletions + head.directories + head.patches > 0;
     const applier = needsApplier ? (this.#applier ??= startApplier(tree)) : undefined;
     if (applier !== undefined && head.deletions > 0) await removePaths(applier, readDeletions(reader, head));
@@ -230,6 +238,15 @@ async function finish(child: StreamingChild, what: string, signal: AbortSignal |
   signal?.throwIfAborted();
   const failure = judge(end, what, 'destination', [0]);
   if (failure !== undefined) throw failure;
+}
+
+async function isEmpty({ path }: TreeLocation): Promise<boolean> {
+  const directory = await opendir(path);
+  try {
+    return (await directory.read()) === null;
+  } finally {
+    await directory.close();
+  }
 }
 
 async function emptyTree(tree: TreeLocation, signal: AbortSignal | undefined): Promise<void> {

@@ -48,6 +48,11 @@ class Session {
   }
 
   async run(): Promise<void> {
+    // Its sender still reads the files; a failure is told by the pass that meets it, too.
+    for (const id of this.#prepared())
+      this.#receiver(id)
+        .expect()
+        .catch(() => undefined);
     try {
       for (let frame = await readFrame(this.#reader); frame !== undefined; frame = await readFrame(this.#reader)) {
         const answer = await this.#handle(frame);
@@ -74,9 +79,12 @@ class Session {
   async #prepare(): Promise<Answer> {
     const started = performance.now();
     this.#options.admit();
-    const ids = [...this.#options.trees.keys()].slice(0, PREPARED_TREES);
-    await Promise.all(ids.map((id) => this.#receiver(id).prepare()));
+    await Promise.all(this.#prepared().map((id) => this.#receiver(id).prepare()));
     return { bytes: 0, files: 0, elapsed_ms: performance.now() - started };
+  }
+
+  #prepared(): string[] {
+    return [...this.#options.trees.keys()].slice(0, PREPARED_TREES);
   }
 
   async #receive(id: string): Promise<Answer> {

@@ -156,8 +156,9 @@ export class TreesSender {
         const snapshot = await this.#pass(state, { ...options, alwaysDirty }, live, views.get(state.tree.id), round);
         snapshots.push(snapshot);
         answers.push(this.#answer());
+        // It is applied while the next one is read.
+        await this.#writer.flush();
       }
-      await this.#writer.flush();
       await Promise.all(answers);
       this.#states.forEach((state, at) => (state.since = snapshots[at]));
       round.elapsed_ms = performance.now() - started;
