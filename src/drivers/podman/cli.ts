@@ -4,11 +4,12 @@ import { type Answerer, messageIn, parseAnswer } from '../oci/answers.ts';
 import { type DetachedResult, runDetached } from '../oci/child.ts';
 import { findProgram, versionText } from '../oci/runtime.ts';
 import { imageSchema, type Inspect, inspectSchema, listedSchema, type Volume, volumeSchema } from './schema.ts';
-import { get } from './service.ts';
+import { type Answer, call } from './service.ts';
 
 /**
  * Podman, typed: its service is asked, its command changes things. Podman is asked every time; nothing is remembered here.
  */
+const QUERY_LIMIT_MS = 30_000;
 const ANSWERER: Answerer = { name: 'Podman', supported: 'Podman 5 is', version: 'podman version' };
 /** Milliseconds for a command that changes something; the restore has its own. */
 export const CHANGE_TIMEOUT_MS = 120_000;
@@ -27,16 +28,18 @@ export function engineError(error: unknown, what: string): unknown {
 
 /** A question to Podman's service; undefined where Podman has nothing of that name. */
 async function look<T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> {
-  const { status, text } = await get(path);
-  if (status === 404) return undefined;
-  if (status >= 400) {
-    throw new UmsError('UMS_E_ENGINE', {
-      message: `Podman could not answer: ${messageIn(text)}`,
-      fault: 'ums',
-      detail: `GET ${path}: ${status}\n${text.slice(0, 4000)}`,
-    });
-  }
-  return parseAnswer(schema, text, path, ANSWERER);
+  const answer = await call({ method: 'GET', path, limit_ms: QUERY_LIMIT_MS });
+  if (answer.status === 404) return undefined;
+  if (answer.status >= 400) throw refusal(`answer ${path}`, answer);
+  return parseAnswer(schema, answer.text, path, ANSWERER);
+}
+
+function refusal(what: string, { status, text }: Answer): UmsError {
+  return new UmsError('UMS_E_ENGINE', {
+    message: `Podman could not ${what}: ${messageIn(text)}`,
+    fault: 'ums',
+    detail: `status ${status}\n${text.slice(0, 4000)}`,
+  });
 }
 
 function required<T>(value: T | undefined): T {
@@ -55,6 +58,14 @@ export async function change(
     ...(options.env === undefined ? {} : { env: options.env }),
     ...(options.okExitCodes === undefined ? {} : { okExitCodes: options.okExitCodes }),
   });
+}
+
+/** Ends and removes the container with its anonymous volumes. Harmless when it is gone; a removal cut short is repeated. */
+export async function removeContainer(id: string, name: string): Promise<void> {
+  const path = `/containers/${id}?force=true&ignore=true&v=true&timeout=0`;
+  const answer = await call({ method: 'DELETE', path, limit_ms: CHANGE_TIMEOUT_MS });
+  // What failed for one container is told by an answer that is a success as a whole.
+  if ((await inspectContainer(id)) !== undefined) throw refusal(`remove ${name}`, answer);
 }
 
 export async function podmanVersion(): Promise<string | undefined> {

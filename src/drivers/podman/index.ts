@@ -25,7 +25,15 @@ import { ServiceErrors } from '../oci/service-errors.ts';
 import { Throttle } from '../oci/throttle.ts';
 import type { Specification } from '../specification.ts';
 import { canCreate } from './can-create.ts';
-import { change, engineError, imageLayers, inspectContainer, listContainers, podmanVersion } from './cli.ts';
+import {
+  change,
+  engineError,
+  imageLayers,
+  inspectContainer,
+  listContainers,
+  podmanVersion,
+  removeContainer,
+} from './cli.ts';
 import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm } from './create.ts';
 import { specificationOf } from './describe.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
@@ -357,11 +365,7 @@ export class PodmanDriver implements Driver {
     const pids = await this.processes(writeHandle(known));
     await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
     await endBefore(inspect, pids);
-    try {
-      await change(['rm', '--force', '--ignore', '--volumes', '--time', '0', inspect.Id]);
-    } catch (error) {
-      if ((await inspectContainer(inspect.Id)) !== undefined) throw engineError(error, `remove ${inspect.Name}`);
-    }
+    await removeContainer(inspect.Id, inspect.Name);
     await unmountShm(inspect);
   }
 

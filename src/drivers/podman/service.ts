@@ -10,14 +10,13 @@ import { isMissing, poll } from '../oci/cgroup.ts';
  * Podman's own HTTP service (podman-system-service(1)), started when something is asked and gone by itself when nothing was
  * for a while, also after the end of the agent. Podman's command takes forty milliseconds for any question, of which a
  * migration has two dozen; its service takes one. What changes something stays with the command, which a killed agent does
- * not cut short.
+ * not cut short, except where doing it once more ends as well.
  */
 const DIRECTORY = '/run/ums-podman';
 /** Seconds without a question after which Podman ends it. */
 const IDLE_S = 60;
 const START_LIMIT_MS = 30_000;
 const START_LOOK_MS = 5;
-const ANSWER_LIMIT_MS = 30_000;
 const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
 const COMPLAINT_LIMIT = 16_384;
 
@@ -34,29 +33,36 @@ interface Service {
 let running: Promise<Service> | undefined;
 let started = 0;
 
-/** Podman's answer to a question: `path` is what follows `/libpod`. */
-export async function get(path: string): Promise<Answer> {
+export interface Call {
+  /** What may be repeated. */
+  method: 'GET' | 'DELETE';
+  /** What follows `/libpod`. */
+  path: string;
+  limit_ms: number;
+}
+
+export async function call(what: Call): Promise<Answer> {
   const service = running ?? begin();
   const { child, dispatcher } = await service;
   try {
-    return await ask(dispatcher, path);
+    return await ask(dispatcher, what);
   } catch (error) {
-    // It may end by itself in the instant in which it is asked again. Nothing was changed, so another one is asked.
-    if (!isGone(error)) throw noAnswer(path, error);
+    // It may end by itself in the instant in which it is asked again. Then another one is asked.
+    if (!isGone(error)) throw noAnswer(what, error);
     if (running === service) running = undefined;
     child.kill();
   }
   const { dispatcher: another } = await (running ?? begin());
   try {
-    return await ask(another, path);
+    return await ask(another, what);
   } catch (error) {
-    throw noAnswer(path, error);
+    throw noAnswer(what, error);
   }
 }
 
-async function ask(dispatcher: Agent, path: string): Promise<Answer> {
-  const limits = { headersTimeout: ANSWER_LIMIT_MS, bodyTimeout: ANSWER_LIMIT_MS };
-  const { statusCode, body } = await request(`http://podman/v5.0.0/libpod${path}`, { dispatcher, ...limits });
+async function ask(dispatcher: Agent, { method, path, limit_ms }: Call): Promise<Answer> {
+  const limits = { headersTimeout: limit_ms, bodyTimeout: limit_ms };
+  const { statusCode, body } = await request(`http://podman/v5.0.0/libpod${path}`, { dispatcher, method, ...limits });
   return { status: statusCode, text: await body.text() };
 }
 
@@ -138,12 +144,12 @@ function notStarted(args: readonly string[], complaint: string): UmsError {
   });
 }
 
-function noAnswer(path: string, error: unknown): UmsError {
+function noAnswer({ method, path }: Call, error: unknown): UmsError {
   return new UmsError('UMS_E_ENGINE', {
     message: `Podman does not answer: ${error instanceof Error ? error.message : String(error)}`,
     fault: 'ums',
     mend: 'See whether it answers at all: podman info',
-    detail: `GET ${path}`,
+    detail: `${method} ${path}`,
     cause: error,
   });
 }
