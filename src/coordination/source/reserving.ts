@@ -7,8 +7,9 @@ import { progressReporter, type SagaContext, specificationOf, treesOf } from '..
 import type { Row } from '../journal.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
 import { isNested, reservingNested } from '../nested/source.ts';
-import { hasRounds, planOf } from '../plan.ts';
+import { freezesSoon, hasRounds, planOf } from '../plan.ts';
 import type { SourceState } from '../states.ts';
+import { prepareDump } from './checkpoint-request.ts';
 import { MovingMemory } from './moving-memory.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
 
@@ -76,7 +77,10 @@ async function reserve(
   // The connections for memory are opened while the container is made.
   const creating = create(context, row, signal);
   const opened = opening === undefined ? undefined : openMemory(context, row, signal, memory, opening);
-  if (opened === undefined || !hasRounds(planOf(row).technique)) await allOf([creating, opened]);
+  const { technique } = planOf(row);
+  // Where the freeze follows at once, so is what the dump needs.
+  const prepared = freezesSoon(technique) ? prepareDump(context, row, memory) : undefined;
+  if (opened === undefined || !hasRounds(technique)) await allOf([creating, opened, prepared]);
   else {
     memory.created = creating;
     // Copying hears of it at once.
