@@ -74,11 +74,6 @@ export function runsEarly(technique: Technique): boolean {
   return technique === 'post-copy' || technique === 'hybrid';
 }
 
-/** Nothing of the memory travels before the freeze, and the service does not wait for it afterwards. */
-export function freezesSoon(technique: Technique): boolean {
-  return runsEarly(technique) && !hasRounds(technique);
-}
-
 function cannot(technique: Technique, why: string): UmsError {
   return new UmsError('UMS_E_TECHNIQUE', {
     message: `${technique} is not possible here: ${why}.`,

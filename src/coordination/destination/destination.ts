@@ -25,7 +25,7 @@ import {
   LAYERS_LIMIT,
 } from '../messages.ts';
 import { dropPageCache } from '../page-caches.ts';
-import { freezesSoon, planOf } from '../plan.ts';
+import { hasRounds, planOf, runsEarly } from '../plan.ts';
 import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { isDestinationState } from '../states.ts';
@@ -247,7 +247,8 @@ export class Destination {
 
   /** Where the freeze follows at once, what will serve the memory starts beside the making of the container. */
   async #serveSoon(row: Row): Promise<void> {
-    if (freezesSoon(planOf(row).technique)) await (await this.#memories.of(row))?.prepare();
+    const { technique } = planOf(row);
+    if (runsEarly(technique) && !hasRounds(technique)) await (await this.#memories.of(row))?.prepare();
   }
 
   #trees(id: string): Tree[] {

@@ -5,7 +5,6 @@ import { type SagaContext, specificationOf } from '../context.ts';
 import type { Row } from '../journal.ts';
 import { sizesSchema } from '../messages.ts';
 import { planOf } from '../plan.ts';
-import type { SourceMemory } from './steps.ts';
 
 const DUMP_TIMEOUT_MS = 3_600_000;
 /**
@@ -29,14 +28,6 @@ export async function makeCheckpointRequest(context: SagaContext, row: Row): Pro
   await mkdir(imagesDir, { recursive: true, mode: 0o700 });
   await mkdir(workDir, { recursive: true, mode: 0o700 });
   return checkpointRequest(context, row);
-}
-
-/** Does what the dump can do before the freeze; once more, when that is nearer. */
-export async function prepareDump(context: SagaContext, row: Row, memory: SourceMemory): Promise<void> {
-  if (!dumpsHere(row)) return;
-  const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);
-  await context.driver(row.engine).prepareCheckpoint(row.handle, request);
-  memory.prepared = true;
 }
 
 export function checkpointRequest(context: SagaContext, row: Row): CheckpointRequest {

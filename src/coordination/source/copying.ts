@@ -4,7 +4,7 @@ import { greet } from '../greet.ts';
 import type { Row } from '../journal.ts';
 import { answerSchema, prepareRequestSchema, sizesSchema } from '../messages.ts';
 import { hasRounds, planOf } from '../plan.ts';
-import { dumpsHere, prepareDump } from './checkpoint-request.ts';
+import { checkpointRequest, dumpsHere, makeCheckpointRequest } from './checkpoint-request.ts';
 import { copyRounds } from './rounds.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
 import { createTreeRounds, settle, type TreeRounds } from './tree-rounds.ts';
@@ -138,8 +138,12 @@ async function prepare(
   settled: () => Promise<TreeRounds>,
 ): Promise<void> {
   if (!isPrepared(row)) return await (await settled()).prepare(signal);
+  const driver = context.driver(row.engine);
+  const here = dumpsHere(row);
+  const request = memory.prepared ? checkpointRequest(context, row) : await makeCheckpointRequest(context, row);
+  const prepareHere = here ? driver.prepareCheckpoint(row.handle, request) : Promise.resolve();
   const prepareThere = (async () => {
-    const descriptors = dumpsHere(row) ? await context.driver(row.engine).descriptors(row.handle) : undefined;
+    const descriptors = here ? await driver.descriptors(row.handle) : undefined;
     const trees = await settled();
     const prepared = context.peers.request(row.destination, {
       method: 'POST',
@@ -151,5 +155,6 @@ async function prepare(
     });
     await allOf([prepared, trees.prepare(signal)]);
   })();
-  await allOf([prepareDump(context, row, memory), prepareThere]);
+  await allOf([prepareHere, prepareThere]);
+  memory.prepared = here;
 }

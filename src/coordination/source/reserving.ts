@@ -7,9 +7,8 @@ import { progressReporter, type SagaContext, specificationOf, treesOf } from '..
 import type { Row } from '../journal.ts';
 import { createResponseSchema, reserveResponseSchema, sizesSchema } from '../messages.ts';
 import { isNested, reservingNested } from '../nested/source.ts';
-import { freezesSoon, hasRounds, planOf } from '../plan.ts';
+import { hasRounds, planOf } from '../plan.ts';
 import type { SourceState } from '../states.ts';
-import { prepareDump } from './checkpoint-request.ts';
 import { MovingMemory } from './moving-memory.ts';
 import type { SourceMemory, SourceStep } from './steps.ts';
 
@@ -77,10 +76,7 @@ async function reserve(
   // The connections for memory are opened while the container is made.
   const creating = create(context, row, signal);
   const opened = opening === undefined ? undefined : openMemory(context, row, signal, memory, opening);
-  const { technique } = planOf(row);
-  // Where the freeze follows at once, so is what the dump needs.
-  const prepared = freezesSoon(technique) ? prepareDump(context, row, memory) : undefined;
-  if (opened === undefined || !hasRounds(technique)) await allOf([creating, opened, prepared]);
+  if (opened === undefined || !hasRounds(planOf(row).technique)) await allOf([creating, opened]);
   else {
     memory.created = creating;
     // Copying hears of it at once.
