@@ -25,7 +25,7 @@ import {
   LAYERS_LIMIT,
 } from '../messages.ts';
 import { dropPageCache } from '../page-caches.ts';
-import { hasRounds, planOf, runsEarly } from '../plan.ts';
+import { planOf } from '../plan.ts';
 import { checkHere } from '../preflight.ts';
 import type { DestinationState } from '../states.ts';
 import { isDestinationState } from '../states.ts';
@@ -233,9 +233,7 @@ export class Destination {
       if (this.#state(id) === 'reserving') {
         const specification = specificationOf(row);
         const driver = this.#driver(row);
-        const making = driver.findCreated(specification, id).then((found) => found ?? driver.create(specification, id));
-        await allOf([making, this.#serveSoon(row)]);
-        const created = await making;
+        const created = (await driver.findCreated(specification, id)) ?? (await driver.create(specification, id));
         this.#context.journal.lock(row.engine, created.id, id);
         this.#context.journal.update(id, { handle: created.handle, engine_id: created.id });
         this.#context.journal.merge(id, { trees: created.trees.map((tree) => ({ ...tree })) });
@@ -243,12 +241,6 @@ export class Destination {
       }
       return { state: this.#state(id), trees: this.#trees(id).map((tree) => tree.id) };
     });
-  }
-
-  /** Where the freeze follows at once, what will serve the memory starts beside the making of the container. */
-  async #serveSoon(row: Row): Promise<void> {
-    const { technique } = planOf(row);
-    if (runsEarly(technique) && !hasRounds(technique)) await (await this.#memories.of(row))?.prepare();
   }
 
   #trees(id: string): Tree[] {

@@ -12,17 +12,6 @@ export async function endForGood(inspect: Inspect, pids: readonly number[]): Pro
   await endProcesses(inspect, pids);
 }
 
-/**
- * For a container that will be removed: Podman has its runtime kill and thaw what is paused, which takes two programs
- * more. Not where Podman would bring the service back at once.
- */
-export async function endBefore(inspect: Inspect, pids: readonly number[]): Promise<void> {
-  if (inspect.HostConfig.RestartPolicy.Name !== 'no') return;
-  const freezer = await freezerOf(inspect.State.Pid);
-  // The first version's groups are left to Podman: whether all have ended, is not known at once there.
-  if (freezer?.version === 2) await killFrozen(freezer, pids);
-}
-
 /** Ends the processes where they stand; its restart policy may bring others at once. */
 export async function endProcesses(inspect: Inspect, pids: readonly number[]): Promise<void> {
   const freezer = await freezerOf(inspect.State.Pid);

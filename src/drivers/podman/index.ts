@@ -38,7 +38,7 @@ import { createContainer, findContainer, removeVolumes, undoRecord, unmountShm }
 import { specificationOf } from './describe.ts';
 import { type PodmanHandle, readHandle, writeHandle } from './handle.ts';
 import { describeImage, exportImage, hasImage, importImage } from './images.ts';
-import { endBefore, endForGood, endProcesses } from './ending.ts';
+import { endForGood, endProcesses } from './ending.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { type CreateRecord, createRecordSchema } from './records.ts';
 import { PodmanNotes } from './notes.ts';
@@ -362,9 +362,7 @@ export class PodmanDriver implements Driver {
   }
 
   async #removeContainer(known: PodmanHandle, inspect: Inspect): Promise<void> {
-    const pids = await this.processes(writeHandle(known));
-    await waitUntilUntraced(pids, UNTRACED_LIMIT_MS);
-    await endBefore(inspect, pids);
+    await waitUntilUntraced(await this.processes(writeHandle(known)), UNTRACED_LIMIT_MS);
     await removeContainer(inspect.Id, inspect.Name);
     await unmountShm(inspect);
   }
