@@ -52,6 +52,11 @@ const UNTRACED_LIMIT_MS = 60_000;
 const KNOWN_MAX = 64;
 const FREEZE_LIMIT_MS = 10_000;
 const THAW_LIMIT_MS = 5000;
+/**
+ * After a dump the service usually is restored elsewhere at once and waits for that. Podman's own program, which takes a
+ * processor for a tenth of a second, can come when it is over: on a host with few of them that is a third of the time away.
+ */
+const RESTORED_BY_MS = 300;
 
 const errors = new ServiceErrors('Podman', 'podman');
 
@@ -268,7 +273,7 @@ export class PodmanDriver implements Driver {
     ]);
     if (dumped.status === 'rejected') throw dumped.reason;
     if (saved.status === 'rejected') throw saved.reason;
-    this.#notes.later(id, () => this.#tellFrozen(id));
+    this.#notes.later(id, () => this.#tellFrozen(id), RESTORED_BY_MS);
   }
 
   afterCheckpoint(handle: string): AfterCheckpoint {

@@ -7,6 +7,12 @@ import { change } from './cli.ts';
 
 const TOLD = fileURLToPath(new URL('runtime-told.sh', import.meta.url));
 
+/** What Podman is being told, or soon will be. */
+interface Telling {
+  told: Promise<void>;
+  hurry: () => void;
+}
+
 /**
  * Lets Podman write down what has already happened. A service is frozen and thawed by one write to its control group,
  * because Podman takes sixty milliseconds for that; Podman must learn of it all the same, or it would let a user stop a
@@ -16,7 +22,7 @@ const TOLD = fileURLToPath(new URL('runtime-told.sh', import.meta.url));
 export class PodmanNotes {
   readonly #directory: string;
   #ready: Promise<string> | undefined;
-  readonly #telling = new Map<string, Promise<void>>();
+  readonly #telling = new Map<string, Telling>();
 
   constructor(runDir: string) {
     this.#directory = join(runDir, 'podman-notes');
@@ -28,19 +34,34 @@ export class PodmanNotes {
     await change([word, id], { env: { CONTAINERS_CONF_OVERRIDE: await this.#ready } });
   }
 
-  /** Has Podman told in the background. Who needs it to know waits for that, or tells it again. */
-  later(id: string, tell: () => Promise<void>): void {
-    const told = (this.#telling.get(id) ?? Promise.resolve()).catch(() => undefined).then(tell);
-    this.#telling.set(id, told);
+  /**
+   * Has Podman told in the background, when so many milliseconds have passed or somebody waits for it. Who needs it to know
+   * waits for that, or tells it again.
+   */
+  later(id: string, tell: () => Promise<void>, after_ms = 0): void {
+    const previous = this.#telling.get(id);
+    previous?.hurry();
+    const due = Promise.withResolvers<void>();
+    const timer = setTimeout(due.resolve, after_ms);
+    const hurry = () => {
+      clearTimeout(timer);
+      due.resolve();
+    };
+    const before = previous?.told.catch(() => undefined);
+    const told = Promise.all([before, due.promise]).then(tell);
+    const telling = { told, hurry };
+    this.#telling.set(id, telling);
     const forget = () => {
-      if (this.#telling.get(id) === told) this.#telling.delete(id);
+      if (this.#telling.get(id) === telling) this.#telling.delete(id);
     };
     told.then(forget, forget);
   }
 
   /** Resolves when nothing is being told about the container any more, whether or not it was heard. */
   async written(id: string): Promise<void> {
-    await this.#telling.get(id)?.catch(() => undefined);
+    const telling = this.#telling.get(id);
+    telling?.hurry();
+    await telling?.told.catch(() => undefined);
   }
 
   async #prepare(): Promise<string> {
