@@ -119,8 +119,8 @@ export class Coordinator {
       destination: to,
       options,
       specification: JSON.stringify(description.specification),
+      data: { boot: await bootMark(), ...(way.nested ? { approach: APPROACH, why: way.why } : {}) },
     });
-    journal.merge(row.id, { boot: await bootMark(), ...(way.nested ? { approach: APPROACH, why: way.why } : {}) });
     this.source.start(row.id, early);
   }
 

@@ -18,6 +18,7 @@ function migration(overrides: Partial<NewMigration> = {}): NewMigration {
     destination: 'beta',
     options: migrateOptionsSchema.parse({}),
     specification: '{}',
+    data: {},
     ...overrides,
   };
 }

@@ -124,6 +124,7 @@ export interface NewMigration {
   options: MigrateOptions;
   /** JSON text of the Specification. */
   specification: string;
+  data: Row['data'];
 }
 
 /** Fields of a row that steps may change without changing the state. */
@@ -198,8 +199,8 @@ export class Journal {
     this.#transaction(() => {
       this.database
         .prepare(
-          `insert into migrations (id, role, state, service_uid, service, engine, engine_id, handle, source, destination, options, specification, started_at)
-           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+          `insert into migrations (id, role, state, service_uid, service, engine, engine_id, handle, source, destination, options, specification, data, started_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
         )
         .run(
           migration.id,
@@ -214,6 +215,7 @@ export class Journal {
           migration.destination,
           JSON.stringify(migration.options),
           migration.specification,
+          JSON.stringify(migration.data),
           now,
         );
       if (migration.engineId !== '') this.#lock(migration.engine, migration.engineId, migration.id);
@@ -242,9 +244,12 @@ export class Journal {
       .run(engine, engineId, id);
   }
 
-  /** Takes the lock for a service that only came to exist during the migration (the destination's copy). */
+  /**
+   * Takes the lock for a service that only came to exist during the migration (the destination's copy). A power cut may undo
+   * it, as the transition that follows does not.
+   */
   lock(engine: string, engineId: string, id: string): void {
-    this.#transaction(() => this.#lock(engine, engineId, id));
+    this.#fleetingly(() => this.#transaction(() => this.#lock(engine, engineId, id)));
   }
 
   lockHolder(engine: string, engineId: string): string | undefined {
@@ -328,9 +333,12 @@ export class Journal {
     this.update(id, { data: { ...this.get(id).data, ...data } });
   }
 
-  /** As `merge`, but a power cut may undo it: for what says nothing any more after one. */
-  jot(id: string, data: Row['data']): void {
-    this.#fleetingly(() => this.merge(id, data));
+  /**
+   * As `merge` and `update`, but a power cut may undo it: for what says nothing any more after one, or comes before a
+   * transition that lasts.
+   */
+  jot(id: string, data: Row['data'], update: RowUpdate = {}): void {
+    this.#fleetingly(() => this.update(id, { ...update, data: { ...this.get(id).data, ...data } }));
   }
 
   find(id: string): Row | undefined {

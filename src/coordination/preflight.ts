@@ -246,7 +246,6 @@ export async function preflight(
   });
   findings.push(...theirs.findings);
   const notLazy = driver.whyNotLazy ?? whyNotApart(specification) ?? whyNotLazy(fingerprint, hello.fingerprint);
-  const rtt_ms = await context.peers.ping(destination);
   const forecasting = async (): Promise<Forecast> => {
     const inputs: ForecastInputs = {
       engine: driver.engine,
@@ -254,7 +253,7 @@ export async function preflight(
       sizes,
       sample: await (sampling ?? sampleMemory(pids, signal)),
       processes: pids.length,
-      rtt_ms,
+      rtt_ms: await context.peers.ping(destination),
       goals: { max_downtime_ms: options.maxDowntime_ms, max_rounds: options.maxRounds, on_stall: options.onStall },
       tracker: likelyTracker(fingerprint),
       notLazy,

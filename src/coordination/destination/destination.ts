@@ -180,8 +180,18 @@ export class Destination {
     return this.#streams.during(id, work, () => this.#context.journal.touch(id));
   }
 
-  /** Checks, records and makes the staging directory. */
-  reserve(
+  /** Checks, records and makes the staging directory; where the image is here, the container follows at once. */
+  async reserve(
+    peer: string,
+    request: z.infer<typeof reserveRequestSchema>,
+  ): Promise<{ needsImage: boolean; layers: string[] }> {
+    const reserved = await this.#reserve(peer, request);
+    // The source asks for it with its next request, after a round trip; if it fails it is tried again then, and told.
+    if (!reserved.needsImage) this.create(peer, request.id).catch(() => undefined);
+    return reserved;
+  }
+
+  #reserve(
     peer: string,
     request: z.infer<typeof reserveRequestSchema>,
   ): Promise<{ needsImage: boolean; layers: string[] }> {
@@ -205,8 +215,8 @@ export class Destination {
           destination: this.#context.systemName,
           options: request.options,
           specification: JSON.stringify(specification),
+          data: { boot: await bootMark(), sizes: request.sizes, plan: request.plan },
         });
-        journal.merge(request.id, { boot: await bootMark(), sizes: request.sizes, plan: request.plan });
       }
       this.#require(this.#row(peer, request.id), ['reserving']);
       await mkdir(this.imagesDir(request.id), { recursive: true, mode: 0o700 });
@@ -235,8 +245,8 @@ export class Destination {
         const driver = this.#driver(row);
         const created = (await driver.findCreated(specification, id)) ?? (await driver.create(specification, id));
         this.#context.journal.lock(row.engine, created.id, id);
-        this.#context.journal.update(id, { handle: created.handle, engine_id: created.id });
-        this.#context.journal.merge(id, { trees: created.trees.map((tree) => ({ ...tree })) });
+        const trees = created.trees.map((tree) => ({ ...tree }));
+        this.#context.journal.jot(id, { trees }, { handle: created.handle, engine_id: created.id });
         await this.#move(id, 'reserving', 'reserved');
       }
       return { state: this.#state(id), trees: this.#trees(id).map((tree) => tree.id) };

@@ -39,16 +39,14 @@ export const checking: SourceStep = {
     let predicted: Promise<void> | undefined;
     memory.predict = () => (predicted ??= predict());
     context.journal.emit(row.id, { event: 'note', text: plan.why });
-    context.journal.update(row.id, {
-      handle: result.description.handle,
-      specification: JSON.stringify(result.description.specification),
-    });
-    context.journal.merge(row.id, {
+    const { handle, specification } = result.description;
+    const known = {
       sizes: result.sizes,
       plan,
       sharedPaths: await sharedPaths(result.description),
       trees: movingTrees(result.description).map((tree) => ({ ...tree })),
-    });
+    };
+    context.journal.jot(row.id, known, { handle, specification: JSON.stringify(specification) });
     return 'reserving';
   },
 };
