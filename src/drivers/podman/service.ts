@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { access, mkdir, readdir, rm } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import { connect, Socket } from 'node:net';
 import { join } from 'node:path';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
-import { isMissing, poll } from '../oci/cgroup.ts';
+import { poll } from '../oci/cgroup.ts';
+import { exists } from '../oci/files.ts';
 
 /**
  * Podman's own HTTP service (podman-system-service(1)), started when something is asked and gone by itself when nothing was
@@ -122,15 +123,13 @@ function listens(socketPath: string): Promise<boolean> {
   });
 }
 
-/** Sockets of agents that were killed together with their service. */
+/** Removes the sockets of services that were killed: this agent's earlier ones, and those of agents that are gone. */
 async function sweep(): Promise<void> {
   for (const name of await readdir(DIRECTORY)) {
     const pid = /^(\d+)-\d+\.sock$/.exec(name)?.[1];
-    if (pid === undefined || pid === String(process.pid)) continue;
-    await access(`/proc/${pid}`).catch(async (error: unknown) => {
-      if (!isMissing(error)) throw error;
-      await rm(join(DIRECTORY, name), { force: true });
-    });
+    if (pid === undefined) continue;
+    if (pid !== String(process.pid) && (await exists(`/proc/${pid}`))) continue;
+    await rm(join(DIRECTORY, name), { force: true });
   }
 }
 
