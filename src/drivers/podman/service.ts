@@ -8,10 +8,10 @@ import { poll } from '../oci/cgroup.ts';
 import { exists } from '../oci/files.ts';
 
 /**
- * Podman's own HTTP service (podman-system-service(1)), started when something is asked and gone by itself when nothing was
- * for a while, also after the end of the agent. Podman's command takes forty milliseconds for any question, of which a
- * migration has two dozen; its service takes one. What changes something stays with the command, which a killed agent does
- * not cut short, except where doing it once more ends as well.
+ * Podman's own HTTP service (podman-system-service(1)), started when something is asked and gone with the agent, or by itself
+ * when nothing was asked for a while. Podman's command takes forty milliseconds for any question, of which a migration has
+ * two dozen; its service takes one. What changes something stays with the command, which a killed agent does not cut
+ * short, except where doing it once more ends as well.
  */
 const DIRECTORY = '/run/ums-podman';
 /** Seconds without a question after which Podman ends it. */
@@ -100,9 +100,12 @@ async function start(): Promise<Service> {
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaint = (complaint + text).slice(-COMPLAINT_LIMIT);
   });
-  // Who runs for one question only must not have to wait until Podman ends its service.
+  // Who runs for one question only must not have to wait until Podman ends its service, and takes it along.
   child.unref();
   if (child.stderr instanceof Socket) child.stderr.unref();
+  const end = () => child.kill();
+  process.once('exit', end);
+  child.once('exit', () => process.off('exit', end));
   const hasEnded = () => child.pid === undefined || child.exitCode !== null || child.signalCode !== null;
   const isOver = await poll(async () => hasEnded() || (await listens(socketPath)), START_LIMIT_MS, START_LOOK_MS);
   if (!isOver || hasEnded()) {
