@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { statSync } from 'node:fs';
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { connect, Socket } from 'node:net';
 import { join } from 'node:path';
@@ -15,7 +16,12 @@ import { exists } from '../oci/files.ts';
  */
 const DIRECTORY = '/run/ums-podman';
 /** Seconds without a question after which Podman ends it. */
-const IDLE_S = 60;
+const IDLE_S = 30;
+/**
+ * It keeps Podman's database open, whatever becomes of the path to it (`podman system reset`, another file system mounted
+ * there): with another one there, another service is asked. Podman's default places, of which there is one or the other.
+ */
+const DATABASES = ['/var/lib/containers/storage/db.sql', '/var/lib/containers/storage/libpod/bolt_state.db'];
 const START_LIMIT_MS = 30_000;
 const START_LOOK_MS = 5;
 const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
@@ -29,6 +35,8 @@ export interface Answer {
 interface Service {
   child: ChildProcess;
   dispatcher: Agent;
+  /** Which database it has open. */
+  storage: string;
 }
 
 let running: Promise<Service> | undefined;
@@ -44,15 +52,15 @@ export interface Call {
 
 export async function call(what: Call): Promise<Answer> {
   const service = running ?? begin();
-  const { child, dispatcher } = await service;
+  const { child, dispatcher, storage } = await service;
   try {
-    return await ask(dispatcher, what);
+    if (storage === storageNow()) return await ask(dispatcher, what);
   } catch (error) {
     // It may end by itself in the instant in which it is asked again. Then another one is asked.
     if (!isGone(error)) throw noAnswer(what, error);
-    if (running === service) running = undefined;
-    child.kill();
   }
+  if (running === service) running = undefined;
+  child.kill();
   const { dispatcher: another } = await (running ?? begin());
   try {
     return await ask(another, what);
@@ -113,7 +121,14 @@ async function start(): Promise<Service> {
     throw notStarted(args, complaint);
   }
   const dispatcher = new Agent({ connect: { socketPath }, maxResponseSize: ANSWER_LIMIT_BYTES });
-  return { child, dispatcher };
+  return { child, dispatcher, storage: storageNow() };
+}
+
+function storageNow(): string {
+  return DATABASES.map((path) => {
+    const seen = statSync(path, { throwIfNoEntry: false });
+    return seen === undefined ? '' : `${seen.dev}:${seen.ino}`;
+  }).join(' ');
 }
 
 function listens(socketPath: string): Promise<boolean> {

@@ -78,7 +78,8 @@ export async function withSmallDisk(host: Host, size: string, body: (path: strin
     await body(path);
   } finally {
     await until(`${path} is free again`, 20_000, async () => {
-      // Podman may have mounted its storage once more inside.
+      // Podman may have mounted its storage once more inside, and the service that the agent asks has it open.
+      await host.exec('pkill', ['-f', 'podman system service'], { okExitCodes: [0, 1] });
       await host.exec('sh', ['-c', 'umount "$1/storage/overlay" 2>/dev/null; umount "$1"', 'sh', path]);
       return true;
     });

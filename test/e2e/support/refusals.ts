@@ -91,8 +91,8 @@ async function underWay(host: Host, service: string): Promise<string | undefined
 }
 
 /**
- * Everything that a migration could leave behind, one fact a line. Counters and the agent's own records are left out, and
- * a mount that Podman makes for itself whenever it likes.
+ * Everything that a migration could leave behind, one fact a line. Counters, the agent's own records and the service of
+ * Podman's that it asks are left out, and a mount that Podman makes for itself whenever it likes.
  */
 const PICTURE = `
 podman ps --all --format 'container {{.Names}} {{.ID}} {{.State}}'
@@ -106,7 +106,7 @@ find /sys/fs/cgroup -mindepth 2 -name cgroup.freeze -exec grep -l 1 {} + | sed '
 find /run/ums/staging /run/ums/restore /var/lib/ums /srv -mindepth 1 2>/dev/null |
   grep -vE '/(ums\\.db.*|client-[^/]*\\.key|criu-probe\\.json.*)$' | sed 's/^/file /'
 ss -Hlntu | awk '{ print "port", $1, $5 }'
-ps -eo comm | grep -E '^(criu|runc|conmon|podman|memhog|tar|unshare|sh)$' | sed 's/^/process /'
+ps -eo comm,args | grep -v 'podman system [s]ervice' | awk '{ print $1 }' | grep -E '^(criu|runc|conmon|podman|memhog|tar|unshare|sh)$' | sed 's/^/process /'
 nft --stateless list ruleset | sed 's/^/rule /'
 `;
 /** The commands of the picture show themselves. */
