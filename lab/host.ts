@@ -40,7 +40,7 @@ const DISK = [
 ] as const;
 
 /** Who keeps images; those of Kubernetes are containerd's, in a namespace of their own. */
-export type ImageStore = 'podman' | 'docker' | 'containerd' | 'kubernetes';
+export type ImageStore = 'podman' | 'docker' | 'swarm' | 'containerd' | 'kubernetes';
 
 export interface HostSettings {
   name: string;
@@ -203,7 +203,9 @@ export class Host {
   }
 
   /** Imports a prepared image into an engine of this host, if it is not there; `namespace` is one of containerd's. */
-  async importImage(name: string, engine: ImageStore = 'podman', namespace?: string): Promise<string> {
+  async importImage(name: string, store: ImageStore = 'podman', namespace?: string): Promise<string> {
+    // A swarm has Docker's images.
+    const engine = store === 'swarm' ? 'docker' : store;
     const image = engine === 'docker' ? `${name}:latest` : `localhost/${name}:latest`;
     const space = namespace ?? (engine === 'kubernetes' ? KUBERNETES_NAMESPACE : 'default');
     if (name === CAPSULE) return await loadCapsule(this, engine, space);

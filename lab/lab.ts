@@ -10,6 +10,7 @@ import { DOCKER } from './docker.ts';
 import { Host } from './host.ts';
 import { buildKubernetes, kubernetesCache } from './kubernetes/binaries.ts';
 import { startKubernetes } from './kubernetes/cluster.ts';
+import { startSwarm } from './swarm.ts';
 import { withLock } from './lock.ts';
 import {
   cacheDir,
@@ -49,12 +50,13 @@ export interface UpOptions {
   engines?: readonly DaemonEngine[];
 }
 
-export const DAEMON_ENGINES = ['docker', 'containerd', 'kubernetes'] as const;
+export const DAEMON_ENGINES = ['docker', 'swarm', 'containerd', 'kubernetes'] as const;
 export type DaemonEngine = (typeof DAEMON_ENGINES)[number];
 const START: Record<DaemonEngine, (host: Host) => Promise<void>> = {
   docker: (host) => startDaemon(host, DOCKER),
   containerd: (host) => startDaemon(host, CONTAINERD),
   kubernetes: startKubernetes,
+  swarm: startSwarm,
 };
 
 /**

@@ -7,9 +7,10 @@ import { removeBundle, runImageBundle } from './bundle.ts';
 import { readOrEmpty } from './cgroup.ts';
 import { KUBERNETES_NAMESPACE } from './containerd.ts';
 import type { Host } from './host.ts';
+import { removeSwarmService, runSwarmService } from './swarm.ts';
 
 /** Migratable images (docs/service-level.md) on test hosts: built there, loaded, and started as a person would. */
-export type MigratableEngine = 'podman' | 'docker' | 'containerd' | 'kubernetes' | 'runc';
+export type MigratableEngine = 'podman' | 'docker' | 'swarm' | 'containerd' | 'kubernetes' | 'runc';
 
 /** What must be granted beside what an engine grants by itself. */
 export const GRANTS = ['--cap-add', 'CHECKPOINT_RESTORE', '--security-opt', 'seccomp=unconfined'];
@@ -60,6 +61,7 @@ export async function buildMigratableFor(
 const LOAD: Readonly<Record<MigratableEngine, readonly [string, ...string[]]>> = {
   podman: ['podman', 'load', '--input'],
   docker: ['docker', 'load', '--input'],
+  swarm: ['docker', 'load', '--input'],
   containerd: ['ctr', 'images', 'import'],
   kubernetes: ['ctr', '-n', KUBERNETES_NAMESPACE, 'images', 'import'],
   // Bundles know no images: theirs are furnished from Podman's.
@@ -104,6 +106,7 @@ export async function runMigratable(
   if (engine === 'kubernetes') return runPod(place, image, env, args);
   if (engine === 'containerd') return runByCtr(place, image, env, args);
   if (engine === 'runc') return runInBundle(place, image, env, args);
+  if (engine === 'swarm') return await runByTask(place, image, env, args);
   const words = [
     'run',
     '--detach',
@@ -140,6 +143,24 @@ function runInBundle({ host, container }: MigratablePlace, image: string, env: V
   });
 }
 
+/** It has its host's network, and so the ports of its agent are there. */
+async function runByTask(
+  { host, container }: MigratablePlace,
+  image: string,
+  env: Variables,
+  args: readonly string[],
+): Promise<RunResult> {
+  const capabilities = ['CHECKPOINT_RESTORE'];
+  await runSwarmService(host, {
+    name: container,
+    image: `localhost/${image}`,
+    args,
+    env: assignments(env),
+    capabilities,
+  });
+  return { stdout: '', stderr: '', exitCode: 0 };
+}
+
 /** Kubernetes starts containers without a seccomp filter unless it is asked for one. */
 function runPod(
   { host, container, port }: MigratablePlace,
@@ -169,6 +190,10 @@ export async function removeMigratable(...places: readonly MigratablePlace[]): P
     if (engine === 'kubernetes') {
       const line = ['delete', 'pod', container, '--ignore-not-found', '--grace-period=1', '--wait'];
       await host.exec('kubectl', line, { timeout_ms: START_LIMIT_MS });
+      continue;
+    }
+    if (engine === 'swarm') {
+      await removeSwarmService(host, container);
       continue;
     }
     if (engine === 'runc') {

@@ -1,5 +1,6 @@
 import { removeBundle, runImageBundle } from '#lab/bundle.ts';
 import type { Host } from '#lab/host.ts';
+import { removeSwarmService, runSwarmService, swarmContainer, swarmServices } from '#lab/swarm.ts';
 import { USUAL } from '#src/approaches/container-level/launch.ts';
 import { CAPABILITIES, SECURITY_OPTIONS } from '#src/approaches/container-level/needs.ts';
 import { INIT } from '#src/approaches/container-level/layout.ts';
@@ -132,6 +133,22 @@ const kubernetes: Commands = {
     (await lines(host, 'kubectl', ['get', 'pods', '-o', 'name'])).map((each) => each.replace(/^pod\//, '')),
 };
 
+/** Who shall be reached shares the host's network. */
+const swarm: Commands = {
+  run: async (host, { name, image, args }) => {
+    const reference = await host.importImage(image, 'swarm');
+    const capsule = { capabilities: CAPABILITIES, mounts: [{ source: IMAGES.host, target: IMAGES.inside }] };
+    await runSwarmService(host, { name, image: reference, args, ...(image === 'capsule' ? capsule : {}) });
+  },
+  exec: async (host, name, args) => {
+    const container = await swarmContainer(host, name);
+    if (container === undefined) return { stdout: '', stderr: `${name} has no task that runs`, exitCode: 1 };
+    return await host.exec('docker', ['exec', container, ...args], { timeout_ms: LIMIT_MS, okExitCodes: ANY_STATUS });
+  },
+  remove: removeSwarmService,
+  names: swarmServices,
+};
+
 const runc: Commands = {
   run: async (host, { name, image, args }) => {
     if (image !== 'capsule') return await runBundle(host, name, args, false, image);
@@ -150,5 +167,6 @@ export const COMMANDS: Readonly<Record<Engine, Commands>> = {
   docker: likeDocker('docker'),
   containerd,
   kubernetes,
+  swarm,
   runc,
 };

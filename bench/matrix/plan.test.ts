@@ -44,5 +44,6 @@ describe('the plan of the matrix', () => {
   it('starts the daemons that are needed and no others', () => {
     expect(daemonsBetween('podman', 'runc')).toEqual([]);
     expect(daemonsBetween('docker', 'kubernetes')).toEqual(['docker', 'kubernetes']);
+    expect(daemonsBetween('podman', 'swarm')).toEqual(['swarm']);
   });
 });

@@ -2,10 +2,10 @@ import { DAEMON_ENGINES, type DaemonEngine } from '#lab/lab.ts';
 import { type Technique, TECHNIQUES } from '../cases.ts';
 
 /** What the matrix asks for: every ordered pair of these, by every approach and every technique. */
-export const ENGINES = ['podman', 'docker', 'containerd', 'kubernetes', 'runc'] as const;
+export const ENGINES = ['podman', 'docker', 'containerd', 'kubernetes', 'swarm', 'runc'] as const;
 export type Engine = (typeof ENGINES)[number];
-/** Orchestrators that it shall have, too, and that ums has no driver for yet. */
-export const NOT_YET = ['swarm'] as const;
+/** Those whose own containers ums leaves alone: what moves of them is within. */
+export const ONLY_WITHIN: readonly Engine[] = ['swarm'];
 export const APPROACHES = ['orchestrator-level', 'container-level', 'service-level'] as const;
 export type Approach = (typeof APPROACHES)[number];
 

@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
-import { type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
+import { GRANTS, type MigratablePlace, removeMigratable, runMigratable } from '#lab/migratable.ts';
+import { OF_SOME } from '#src/approaches/container-level/launch.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { agentIn, giveMigratable, pairAgents, servicesOf } from '../migratable.ts';
 import { hostAgent } from '../moves.ts';
@@ -36,6 +37,9 @@ export interface Work {
   image: Workload;
   args: readonly string[];
 }
+
+/** What some engines grant by themselves, all of them do here: a service goes nowhere where it lacks what it has. */
+const ALIKE = [...GRANTS, ...OF_SOME.flatMap((name) => ['--cap-add', name])];
 
 /** Of the service's files those in here move at every approach. */
 export const FILES = '/srv';
@@ -181,7 +185,9 @@ class MigratableStage implements Stage {
     const places = SIDES.map((side) => this.#place(side));
     const wanted = { workload: image, name: this.#image, files: [FILES] };
     await giveMigratable(hostOf(this.#lab, 'a'), places, wanted, this.#given);
-    for (const side of SIDES) await runMigratable(this.#place(side), this.#image, { args, waits: side !== at });
+    for (const side of SIDES) {
+      await runMigratable(this.#place(side), this.#image, { args, waits: side !== at, grants: ALIKE });
+    }
     await pairAgents(await agentIn(this.#place('a')), await agentIn(this.#place('b')));
   }
 

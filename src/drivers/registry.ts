@@ -5,6 +5,7 @@ import { createInitDriver } from './init/index.ts';
 import { createKubernetesDriver } from './kubernetes/index.ts';
 import { createPodmanDriver } from './podman/index.ts';
 import { createRuncDriver } from './runc/index.ts';
+import { createSwarmDriver } from './swarm/index.ts';
 
 /** Every engine of a host that ums knows, by name: a new one needs its folder and one line here. */
 const FACTORIES: Record<Exclude<EngineName, 'init'>, (options: DriverOptions) => Driver> = {
@@ -13,6 +14,7 @@ const FACTORIES: Record<Exclude<EngineName, 'init'>, (options: DriverOptions) =>
   kubernetes: createKubernetesDriver,
   podman: createPodmanDriver,
   runc: createRuncDriver,
+  swarm: createSwarmDriver,
 };
 
 /** Within a container of a migratable image there is no engine but its init, and nowhere else is there one. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { agentRequest } from '#lab/agents.ts';
 import type { Host } from '#lab/host.ts';
 import { Lab } from '#lab/lab.ts';
 import { migrateToEnd, until } from './support/moves.ts';
@@ -181,5 +182,25 @@ void describe('a task of a service of Docker Swarm', { timeout: TEST_LIMIT_MS },
       /service web of Docker Swarm, which would make another one/,
     );
     assert.deepEqual(await lines(alpha, 'docker', tasks), [task]);
+  });
+
+  void it('is found, stopped and started as the service that it is, and is not to be moved as one of several', async () => {
+    const service = '/v1/services/swarm:web';
+    const tasks = ['ps', '--quiet', '--filter', 'label=com.docker.swarm.service.name=web'];
+    // What engines there are is asked every ten seconds, and the swarm has just been made.
+    await until('it can be stopped', START_LIMIT_MS, async () => {
+      await agentRequest(alpha, 'POST', `${service}/stop`, {});
+      return true;
+    });
+    assert.deepEqual(await lines(alpha, 'docker', tasks), []);
+    await agentRequest(alpha, 'POST', `${service}/start`, {});
+    assert.equal((await lines(alpha, 'docker', tasks)).length, 1);
+    const { state, error } = await migrateToEnd(alpha, 'swarm:web', 'beta');
+    assert.deepEqual([state, error?.code], ['aborted', 'UMS_E_ENGINE_MISSING'], JSON.stringify(error));
+    await alpha.exec('docker', ['service', 'scale', '--detach', 'web=2']);
+    await assert.rejects(
+      migrateToEnd(alpha, 'swarm:web', 'beta'),
+      /web has 2 tasks, and only a service of one can move/,
+    );
   });
 });

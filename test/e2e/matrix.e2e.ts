@@ -8,7 +8,7 @@ import { run } from '#src/telemetry/exec.ts';
 
 /** Pairs of the matrix, with cells that ums must refuse and ones in which it must move the service. */
 const root = resolve(import.meta.dirname, '../..');
-const TEST_LIMIT_MS = 300_000;
+const TEST_LIMIT_MS = 600_000;
 
 const resultSchema = z.object({
   event: z.literal('result'),
@@ -51,6 +51,35 @@ void describe('ums bench matrix', { timeout: TEST_LIMIT_MS }, () => {
     const [refused, moved] = cells;
     assert.match(refused?.reason ?? '', /cannot make one of docker/);
     assert.ok((moved?.downtime_ms ?? 0) > 0 && (moved?.downtime_ms ?? 0) < (moved?.total_ms ?? 0));
+  });
+
+  void it('moves a service out of Docker Swarm in a capsule or by itself, and leaves the swarm’s own containers alone', async () => {
+    const cells = await cellsOf('--from', 'swarm', '--to', 'podman', '--technique', 'cold');
+    assert.deepEqual(
+      cells.map(({ cell, outcome, code, problems }) => [cell.approach, outcome, code, problems]),
+      [
+        ['orchestrator-level', 'refused', 'UMS_E_SPECIFICATION', []],
+        ['container-level', 'migrated', null, []],
+        ['service-level', 'migrated', null, []],
+      ],
+    );
+  });
+
+  void it('starts a capsule in Docker Swarm for a service that comes there', async () => {
+    const cells = await cellsOf(
+      '--from',
+      'podman',
+      '--to',
+      'swarm',
+      '--technique',
+      'hybrid',
+      '--approach',
+      'container-level',
+    );
+    assert.deepEqual(
+      cells.map(({ outcome, problems }) => [outcome, problems]),
+      [['migrated', []]],
+    );
   });
 
   void it('lets a service move itself from a bundle to containerd, cold', async () => {

@@ -9,9 +9,9 @@ describe('a capsule that is started for another', () => {
   });
 
   it('can be started under every engine that there is a driver for, and under no other', () => {
-    for (const engine of ['podman', 'docker', 'containerd', 'kubernetes', 'runc']) {
+    for (const engine of ['podman', 'docker', 'containerd', 'kubernetes', 'swarm', 'runc']) {
       expect(launcherOf(engine)?.image, engine).toContain('ums-capsule');
     }
-    expect(launcherOf('swarm')).toBeUndefined();
+    expect(launcherOf('mesos')).toBeUndefined();
   });
 });

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { createService, swarmInfo } from '#src/drivers/swarm/api.ts';
 import { run, type RunResult } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { CAPSULE_IMAGE, INIT } from './layout.ts';
@@ -169,12 +170,41 @@ function bundleTaken(bundle: string): UmsError {
   });
 }
 
+/** By Docker's interface, because no command of Docker's lets a service go without a seccomp filter. */
+const swarm: Launcher = {
+  image: CAPSULE_IMAGE,
+  hasImage: () => knows('docker', ['image', 'inspect', '--format', '{{.Id}}', CAPSULE_IMAGE]),
+  start: async ({ name, args, capabilities }) => {
+    // By its id: for a name Swarm asks a registry, and waits for the answer.
+    const image = (await command('docker', ['image', 'inspect', '--format', '{{.Id}}', CAPSULE_IMAGE])).stdout.trim();
+    const { NodeID: node } = await swarmInfo();
+    await createService({
+      Name: name,
+      TaskTemplate: {
+        ContainerSpec: {
+          Image: image,
+          Args: args,
+          CapabilityAdd: granted(capabilities).map((each) => `CAP_${each}`),
+          Privileges: { Seccomp: { Mode: 'unconfined' }, AppArmor: { Mode: 'disabled' } },
+        },
+        // Its ports are those of the host that it is started on: a capsule's agent is reached there.
+        Networks: [{ Target: 'host' }],
+        Placement: { Constraints: [`node.id==${node}`] },
+        // One that has ended, because its service has or has moved on, is not begun anew.
+        RestartPolicy: { Condition: 'none' },
+      },
+      Mode: { Replicated: { Replicas: 1 } },
+    });
+  },
+};
+
 const LAUNCHERS: Readonly<Record<string, Launcher>> = {
   podman: likeDocker('podman', LOCAL_IMAGE),
   docker: likeDocker('docker', CAPSULE_IMAGE),
   containerd,
   kubernetes,
   runc,
+  swarm,
 };
 
 export function launcherOf(engine: string): Launcher | undefined {

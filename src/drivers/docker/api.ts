@@ -34,6 +34,8 @@ interface Call {
   method?: 'GET' | 'POST' | 'DELETE';
   body?: unknown;
   limit_ms?: number;
+  /** Of the interface, where more is needed than this driver needs. */
+  version?: string;
   /** Answers of this status are no failures; the result is undefined then. */
   absent?: readonly number[];
 }
@@ -52,10 +54,10 @@ export function isInstalled(): boolean {
   return existsSync(SOCKET);
 }
 
-async function call<T>(path: string, schema: z.ZodType<T>, options: Call = {}): Promise<T | undefined> {
-  const { method = 'GET', body, limit_ms = QUERY_LIMIT_MS, absent = [] } = options;
+export async function call<T>(path: string, schema: z.ZodType<T>, options: Call = {}): Promise<T | undefined> {
+  const { method = 'GET', body, limit_ms = QUERY_LIMIT_MS, absent = [], version = VERSION } = options;
   const answer = await reach(path, method, () =>
-    request(`http://docker${VERSION}${path}`, {
+    request(`http://docker${version}${path}`, {
       dispatcher,
       method,
       headersTimeout: limit_ms,
@@ -257,7 +259,7 @@ async function feed(source: NodeJS.ReadableStream, body: PassThrough): Promise<v
   body.end();
 }
 
-function required<T>(value: T | undefined): T {
+export function required<T>(value: T | undefined): T {
   if (value === undefined) throw new Error('an answer without a content');
   return value;
 }
