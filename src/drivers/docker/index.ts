@@ -20,7 +20,7 @@ import { killFrozen } from '../oci/frozen.ts';
 import { saveLog } from '../oci/log-file.ts';
 import { CreateRecords } from '../oci/records.ts';
 import { RestoreArea } from '../oci/restore-area.ts';
-import { descriptorsOf, initPid, runcVersion } from '../oci/runtime.ts';
+import { descriptorsOf, initPid } from '../oci/runtime.ts';
 import { sweepRuntimeLinks, unlinkRuntime } from '../oci/runtime-links.ts';
 import { freezerSeen, stateSeen } from '../oci/seen.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
@@ -49,6 +49,7 @@ import {
 } from './create.ts';
 import { nameOf, specificationOf } from './describe.ts';
 import { type DockerHandle, readHandle, writeHandle } from './handle.ts';
+import { dockerFingerprint } from './fingerprint.ts';
 import { describeImage, exportImage, hasImage, imageLayers, importImage } from './images.ts';
 import { hold, holdForGood, release } from './hold.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
@@ -91,21 +92,9 @@ export class DockerDriver implements Driver {
     this.#records = new CreateRecords(options.stateDir, 'docker', createRecordSchema);
   }
 
-  async fingerprint(): Promise<EngineFingerprint> {
-    const runtime = await runcVersion();
-    const base = { engine: this.engine, version: '', runtime: runtime ?? '' } as const;
-    if (!isInstalled()) {
-      return { ...base, available: false, problem: 'Docker does not run', mend: 'apt install docker.io docker-cli' };
-    }
-    if (runtime === undefined) {
-      return { ...base, available: false, problem: 'runc is not installed', mend: 'apt install runc' };
-    }
-    try {
-      return { ...base, version: (await info()).ServerVersion, available: true };
-    } catch (error) {
-      if (!(error instanceof UmsError)) throw error;
-      return { ...base, available: false, problem: error.message, mend: error.mend ?? 'See what dockerd says.' };
-    }
+  fingerprint(): Promise<EngineFingerprint> {
+    const noRuntime = { problem: 'runc is not installed', mend: 'apt install runc' };
+    return dockerFingerprint(this.engine, (runtime) => Promise.resolve(runtime === undefined ? noRuntime : undefined));
   }
 
   async list(): Promise<ServiceSummary[]> {

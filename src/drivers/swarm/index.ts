@@ -9,14 +9,14 @@ import type {
   ServiceState,
   ServiceSummary,
 } from '../contract.ts';
-import { info, inspectContainer, isInstalled } from '../docker/api.ts';
+import { inspectContainer, isInstalled } from '../docker/api.ts';
 import { specificationOf } from '../docker/describe.ts';
+import { dockerFingerprint } from '../docker/fingerprint.ts';
 import { describeImage } from '../docker/images.ts';
 import type { Inspect } from '../docker/schema.ts';
 import { volumesOf } from '../docker/surroundings.ts';
-import { poll, processesOf, freezerOf } from '../oci/cgroup.ts';
+import { freezerOf, poll, processesOf } from '../oci/cgroup.ts';
 import { findingOf } from '../oci/findings.ts';
-import { runcVersion } from '../oci/runtime.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
 import type { Specification } from '../specification.ts';
 import {
@@ -63,22 +63,13 @@ export class SwarmDriver implements Driver {
   readonly engine = 'swarm';
   readonly whyNotLazy = WHY;
 
-  async fingerprint(): Promise<EngineFingerprint> {
-    const base = { engine: this.engine, version: '', runtime: (await runcVersion()) ?? '' } as const;
-    if (!isInstalled()) {
-      return { ...base, available: false, problem: 'Docker does not run', mend: 'apt install docker.io docker-cli' };
-    }
-    try {
-      const swarm = await swarmInfo();
-      if (!swarm.ControlAvailable) {
-        const problem = `this host is no manager of a swarm (${swarm.LocalNodeState})`;
-        return { ...base, available: false, problem, mend: 'docker swarm init, or docker node promote on a manager' };
-      }
-      return { ...base, version: (await info()).ServerVersion, available: true };
-    } catch (error) {
-      if (!(error instanceof UmsError)) throw error;
-      return { ...base, available: false, problem: error.message, mend: error.mend ?? 'See what dockerd says.' };
-    }
+  fingerprint(): Promise<EngineFingerprint> {
+    return dockerFingerprint(this.engine, async () => {
+      const { ControlAvailable: isManager, LocalNodeState: state } = await swarmInfo();
+      if (isManager) return undefined;
+      const problem = `this host is no manager of a swarm (${state})`;
+      return { problem, mend: 'docker swarm init, or docker node promote on a manager' };
+    });
   }
 
   async list(): Promise<ServiceSummary[]> {
