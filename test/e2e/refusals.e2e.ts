@@ -246,8 +246,10 @@ void describe('a service that cannot be moved, or is no longer there', () => {
       await alpha.exec('sh', ['-ec', kill]);
     });
     failedWith(tried, 'UMS_E_SERVICE_GONE', /mortal/);
-    const [left] = await containers(alpha, 'mortal');
-    assert.equal(left?.State, 'exited', 'its own engine has it, ended');
+    await until('its own engine has it, ended', 20_000, async () => {
+      const [left] = await containers(alpha, 'mortal');
+      return left?.State === 'exited' ? true : undefined;
+    });
     await removeService(alpha, 'mortal');
   });
 

@@ -6,11 +6,13 @@ import type { Host } from '#lab/host.ts';
 import type { Lab } from '#lab/lab.ts';
 import { inviteResponseSchema } from '#src/agent/api.ts';
 import { run } from '#src/telemetry/exec.ts';
+import { z } from 'zod';
 import { until } from './moves.ts';
 import { answerSchema, type ProbeAnswer } from './refusals-peer.ts';
 
 /** Hosts and peers that are not as they should be, each made in a way that could happen. */
 export const AGENT: StartAgentOptions = { faultInjection: true, args: ['--peer-timeout', '3000'] };
+const migrationsSchema = z.array(z.object({ ended_at: z.number().nullable() }));
 const PEER_PROGRAM = join(import.meta.dirname, 'refusals-peer.ts');
 const MESSAGES = '/opt/ums/app/src/coordination/messages.ts';
 const OTHER_MESSAGES = '/tmp/messages-of-another-version.ts';
@@ -77,9 +79,12 @@ export async function withSmallDisk(host: Host, size: string, body: (path: strin
   try {
     await body(path);
   } finally {
-    await until(`${path} is free again`, 20_000, async () => {
-      // Podman may have mounted its storage once more inside, and the service that the agent asks has it open.
+    await until(`${path} is free again`, 60_000, async () => {
+      // Going back takes its time, and needs the service that the agent asks; that has the storage open as long as it runs.
+      const all = migrationsSchema.parse(await agentRequest(host, 'GET', '/v1/migrations'));
+      if (all.some(({ ended_at: at }) => at === null)) return undefined;
       await host.exec('pkill', ['-f', 'podman system service'], { okExitCodes: [0, 1] });
+      // Podman may have mounted it once more inside.
       await host.exec('sh', ['-c', 'umount "$1/storage/overlay" 2>/dev/null; umount "$1"', 'sh', path]);
       return true;
     });
