@@ -106,7 +106,7 @@ export async function runMigratable(
   if (engine === 'kubernetes') return runPod(place, image, env, args);
   if (engine === 'containerd') return runByCtr(place, image, env, args);
   if (engine === 'runc') return runInBundle(place, image, env, args);
-  if (engine === 'swarm') return await runByTask(place, image, env, args);
+  if (engine === 'swarm') return runByTask(place, image, env, args);
   const words = [
     'run',
     '--detach',
@@ -144,21 +144,14 @@ function runInBundle({ host, container }: MigratablePlace, image: string, env: V
 }
 
 /** It has its host's network, and so the ports of its agent are there. */
-async function runByTask(
-  { host, container }: MigratablePlace,
-  image: string,
-  env: Variables,
-  args: readonly string[],
-): Promise<RunResult> {
-  const capabilities = ['CHECKPOINT_RESTORE'];
-  await runSwarmService(host, {
+function runByTask({ host, container }: MigratablePlace, image: string, env: Variables, args: readonly string[]) {
+  return runSwarmService(host, {
     name: container,
     image: `localhost/${image}`,
     args,
     env: assignments(env),
-    capabilities,
+    capabilities: ['CHECKPOINT_RESTORE'],
   });
-  return { stdout: '', stderr: '', exitCode: 0 };
 }
 
 /** Kubernetes starts containers without a seccomp filter unless it is asked for one. */

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
+import type { RunResult } from '#src/telemetry/exec.ts';
 import { startDaemon } from './daemon.ts';
 import { DOCKER } from './docker.ts';
 import type { Host } from './host.ts';
@@ -32,7 +33,7 @@ export interface SwarmService {
 }
 
 /** By Docker's interface, as Docker's command knows no service without a seccomp filter. Resolves when its task runs. */
-export async function runSwarmService(host: Host, service: SwarmService): Promise<void> {
+export async function runSwarmService(host: Host, service: SwarmService): Promise<RunResult> {
   const { name, args, env = [], capabilities = [], mounts = [] } = service;
   const asked = ['image', 'inspect', '--format', '{{.Id}}', service.image];
   const unconfined = { Privileges: { Seccomp: { Mode: 'unconfined' }, AppArmor: { Mode: 'disabled' } } };
@@ -54,7 +55,7 @@ export async function runSwarmService(host: Host, service: SwarmService): Promis
     Mode: { Replicated: { Replicas: 1 } },
   };
   const request = ['--fail-with-body', '--silent', '--show-error', '--unix-socket', SOCKET, '--data', '@-'];
-  await host.exec(
+  const made = await host.exec(
     'curl',
     [...request, '--header', 'content-type: application/json', 'http://docker/v1.44/services/create'],
     { input: JSON.stringify(spec) },
@@ -68,6 +69,7 @@ export async function runSwarmService(host: Host, service: SwarmService): Promis
     }
     await sleep(POLL_MS);
   }
+  return made;
 }
 
 const labelled = (name: string): string[] => ['--filter', `label=com.docker.swarm.service.name=${name}`];

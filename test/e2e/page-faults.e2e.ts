@@ -339,8 +339,9 @@ for (const fault of FAULTS) {
           // Without rounds there is little to copy, and a service that runs early is dumped in a moment: that state may have
           // passed before anybody looks.
           const place = { role: 'source', state: fault.at, point: 'before', service: service.name } as const;
-          const isShort = { copying: !LIVE.includes(technique), dumping: EARLY.includes(technique) };
-          const halts = (fault.at === 'copying' || fault.at === 'dumping') && isShort[fault.at];
+          const halts =
+            (fault.at === 'copying' && !LIVE.includes(technique)) ||
+            (fault.at === 'dumping' && EARLY.includes(technique));
           if (halts) await setBreakpoint(alpha, place);
           ({ id } = await migrate(alpha, service.name, 'beta', withTechnique(technique)));
           if (halts) assert.ok(await reachedBreakpoint(alpha, alpha, id, fault.at, 'before'), 'it halts');

@@ -182,17 +182,7 @@ export class Destination {
   }
 
   /** Checks, records and makes the staging directory; where the image is here, the container follows at once. */
-  async reserve(
-    peer: string,
-    request: z.infer<typeof reserveRequestSchema>,
-  ): Promise<{ needsImage: boolean; layers: string[] }> {
-    const reserved = await this.#reserve(peer, request);
-    // The source asks for it with its next request, after a round trip; if it fails it is tried again then, and told.
-    if (!reserved.needsImage) this.create(peer, request.id).catch(() => undefined);
-    return reserved;
-  }
-
-  #reserve(
+  reserve(
     peer: string,
     request: z.infer<typeof reserveRequestSchema>,
   ): Promise<{ needsImage: boolean; layers: string[] }> {
@@ -223,8 +213,13 @@ export class Destination {
       await mkdir(this.imagesDir(request.id), { recursive: true, mode: 0o700 });
       await mkdir(this.workDir(request.id), { recursive: true, mode: 0o700 });
       await this.#context.breakpoints.reach(journal, request.id, 'destination', 'reserving', 'before');
-      const layers = checked.needsImage ? await this.#driver(this.#context.journal.get(request.id)).imageLayers() : [];
-      return { needsImage: checked.needsImage, layers: layers.slice(0, LAYERS_LIMIT) };
+      if (!checked.needsImage) {
+        // The source asks for it with its next request, after a round trip; if it fails it is tried again then, and told.
+        this.create(peer, request.id).catch(() => undefined);
+        return { needsImage: false, layers: [] };
+      }
+      const layers = await this.#driver(journal.get(request.id)).imageLayers();
+      return { needsImage: true, layers: layers.slice(0, LAYERS_LIMIT) };
     });
   }
 

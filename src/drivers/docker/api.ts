@@ -4,7 +4,7 @@ import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
-import { type Answerer, messageIn, parseAnswer } from '../oci/answers.ts';
+import { type Answerer, messageIn, parseAnswer, required } from '../oci/answers.ts';
 import {
   type Image,
   imageSchema,
@@ -257,9 +257,4 @@ async function feed(source: NodeJS.ReadableStream, body: PassThrough): Promise<v
     });
   }
   body.end();
-}
-
-export function required<T>(value: T | undefined): T {
-  if (value === undefined) throw new Error('an answer without a content');
-  return value;
 }

@@ -3,7 +3,7 @@ import type { EngineFingerprint } from '../contract.ts';
 import { runcVersion } from '../oci/runtime.ts';
 import { info, isInstalled } from './api.ts';
 
-export type Lack = Required<Pick<EngineFingerprint, 'problem' | 'mend'>>;
+type Lack = Required<Pick<EngineFingerprint, 'problem' | 'mend'>>;
 
 /** Docker here, in the name of a driver that uses it; `lacks` says what that needs beside a Docker that answers. */
 export async function dockerFingerprint(

@@ -55,7 +55,7 @@ import { hold, holdForGood, release } from './hold.ts';
 import { lossesOf, refuseUnmovable } from './losses.ts';
 import { logOfContainer, startOf } from './restore.ts';
 import type { Inspect } from './schema.ts';
-import { handleOf, runtimeRoot, volumesOf } from './surroundings.ts';
+import { addressOf, handleOf, runtimeRoot, volumesOf } from './surroundings.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
 const UNTRACED_LIMIT_MS = 60_000;
@@ -177,10 +177,7 @@ export class DockerDriver implements Driver {
 
   async address(handle: string): Promise<string | undefined> {
     const inspect = await inspectContainer(readHandle(handle).id);
-    if (inspect === undefined || inspect.State.Pid === 0) return undefined;
-    if (inspect.HostConfig.NetworkMode === 'host') return '127.0.0.1';
-    const { IPAddress: own, Networks: networks } = inspect.NetworkSettings;
-    return [own, ...Object.values(networks).map(({ IPAddress }) => IPAddress)].find((address) => address !== '');
+    return inspect === undefined ? undefined : addressOf(inspect);
   }
 
   canCreate(specification: Specification): Promise<Finding[]> {

@@ -34,6 +34,14 @@ export function upperPath(inspect: Inspect): string {
   });
 }
 
+/** Where this host reaches it; undefined while it does not run. */
+export function addressOf(inspect: Inspect): string | undefined {
+  if (inspect.State.Pid === 0) return undefined;
+  if (inspect.HostConfig.NetworkMode === 'host') return '127.0.0.1';
+  const { IPAddress: own, Networks: networks } = inspect.NetworkSettings;
+  return [own, ...Object.values(networks).map(({ IPAddress }) => IPAddress)].find((address) => address !== '');
+}
+
 export function handleOf(inspect: Inspect): DockerHandle {
   return {
     v: 1,

@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
-import { type Answerer, messageIn, parseAnswer } from '../oci/answers.ts';
+import { type Answerer, messageIn, parseAnswer, required } from '../oci/answers.ts';
 import { type ClusterAccess, findKubeconfig, readKubeconfig } from './config.ts';
 import {
   type Deployment,
@@ -230,11 +230,6 @@ function podPath(namespace: string, name: string): string {
 function appPath(namespace: string, kind: 'deployments' | 'replicasets', name?: string): string {
   const all = `/apis/apps/v1/namespaces/${segment(namespace)}/${kind}`;
   return name === undefined ? all : `${all}/${segment(name)}`;
-}
-
-function required<T>(answer: T | undefined): T {
-  if (answer === undefined) throw new Error('an answer that cannot be absent is');
-  return answer;
 }
 
 async function readAll(body: AsyncIterable<unknown>, path: string): Promise<string> {

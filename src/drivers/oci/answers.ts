@@ -13,6 +13,12 @@ export const nullableRecord = <T extends z.ZodType>(value: T) =>
     .nullish()
     .transform((record) => record ?? {});
 
+/** An answer that the engine gives whatever it has. */
+export function required<T>(answer: T | undefined): T {
+  if (answer === undefined) throw new Error('an answer that cannot be absent is');
+  return answer;
+}
+
 const refusalSchema = z.object({ message: z.string() });
 
 /** The engine's own sentence in its refusal, or the beginning of whatever came instead. */

@@ -1,6 +1,6 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import { z } from 'zod';
-import { type Answerer, messageIn, parseAnswer } from '../oci/answers.ts';
+import { type Answerer, messageIn, parseAnswer, required } from '../oci/answers.ts';
 import { type DetachedResult, runDetached } from '../oci/child.ts';
 import { findProgram, versionText } from '../oci/runtime.ts';
 import { imageSchema, type Inspect, inspectSchema, listedSchema, type Volume, volumeSchema } from './schema.ts';
@@ -40,11 +40,6 @@ function refusal(what: string, { status, text }: Answer): UmsError {
     fault: 'ums',
     detail: `status ${status}\n${text.slice(0, 4000)}`,
   });
-}
-
-function required<T>(value: T | undefined): T {
-  if (value === undefined) throw new UmsError('UMS_E_ENGINE', { message: 'Podman gave no answer', fault: 'ums' });
-  return value;
 }
 
 /** A change: goes on to its end when the agent is killed. */

@@ -88,7 +88,10 @@ function begin(): Promise<Service> {
     if (running === service) running = undefined;
   };
   service.then(({ child, dispatcher }) => {
+    const takeAlong = () => child.kill();
+    process.once('exit', takeAlong);
     child.once('exit', () => {
+      process.off('exit', takeAlong);
       forget();
       void dispatcher.destroy();
     });
@@ -108,12 +111,9 @@ async function start(): Promise<Service> {
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaint = (complaint + text).slice(-COMPLAINT_LIMIT);
   });
-  // Who runs for one question only must not have to wait until Podman ends its service, and takes it along.
+  // Who runs for one question only must not have to wait until Podman ends its service.
   child.unref();
   if (child.stderr instanceof Socket) child.stderr.unref();
-  const end = () => child.kill();
-  process.once('exit', end);
-  child.once('exit', () => process.off('exit', end));
   const hasEnded = () => child.pid === undefined || child.exitCode !== null || child.signalCode !== null;
   const isOver = await poll(async () => hasEnded() || (await listens(socketPath)), START_LIMIT_MS, START_LOOK_MS);
   if (!isOver || hasEnded()) {

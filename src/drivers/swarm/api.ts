@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { call, required } from '../docker/api.ts';
+import { call } from '../docker/api.ts';
+import { required } from '../oci/answers.ts';
 
 /** What Docker's interface tells of Swarm, typed. Only a manager of the swarm answers. */
 const CHANGE_LIMIT_MS = 60_000;

@@ -14,7 +14,7 @@ import { specificationOf } from '../docker/describe.ts';
 import { dockerFingerprint } from '../docker/fingerprint.ts';
 import { describeImage } from '../docker/images.ts';
 import type { Inspect } from '../docker/schema.ts';
-import { volumesOf } from '../docker/surroundings.ts';
+import { addressOf, volumesOf } from '../docker/surroundings.ts';
 import { freezerOf, poll, processesOf } from '../oci/cgroup.ts';
 import { findingOf } from '../oci/findings.ts';
 import { ServiceErrors } from '../oci/service-errors.ts';
@@ -116,10 +116,7 @@ export class SwarmDriver implements Driver {
 
   async address(handle: string): Promise<string | undefined> {
     const inspect = (await find(handle))?.inspect;
-    if (inspect === undefined || inspect.State.Pid === 0) return undefined;
-    if (inspect.HostConfig.NetworkMode === 'host') return '127.0.0.1';
-    const { IPAddress: own, Networks: networks } = inspect.NetworkSettings;
-    return [own, ...Object.values(networks).map(({ IPAddress }) => IPAddress)].find((address) => address !== '');
+    return inspect === undefined ? undefined : addressOf(inspect);
   }
 
   canCreate({ name }: Specification): Promise<Finding[]> {
