@@ -77,7 +77,12 @@ export function parseConfig(argv: readonly string[]): AgentConfig {
     .option('--run-dir <dir>', 'socket and staging', process.env['UMS_RUN_DIR'] ?? '/run/ums')
     .option('--staging-dir <dir>', 'directory for checkpoints (default: a file system in memory of its own)')
     .option('--peer-timeout <ms>', 'silence after which a peer counts as gone', milliseconds, 15_000)
-    .option('--page-cache <MiB>', 'memory of a service kept on disk when it leaves; 0 for none', mebibytes, 4096)
+    .option(
+      '--page-cache <MiB>',
+      'memory of services kept on disk when they leave, in all; 0 for none',
+      mebibytes,
+      4096,
+    )
     .option('--bundle-output <file>', 'where the output of runc bundles goes (default: a file in each bundle)')
     .option('--bundle-errors <file>', 'where their standard error goes (default: as their output)')
     .option('--log-level <level>', 'trace, debug, info, warn or error', 'info')

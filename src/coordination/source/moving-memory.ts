@@ -27,7 +27,7 @@ import type { PageCacheWriter } from '#src/transfer/pages/cache.ts';
 import type { PageSender } from '#src/transfer/pages/sender.ts';
 import type { SagaContext } from '../context.ts';
 import type { Row } from '../journal.ts';
-import { writePageCache } from '../page-caches.ts';
+import { trimPageCaches, writePageCache } from '../page-caches.ts';
 import type { MemoryReport } from '../schema.ts';
 import { watchRound } from './round-watch.ts';
 import { startSender } from './start-sender.ts';
@@ -507,6 +507,13 @@ export class MovingMemory {
     };
   }
 
+  /** Nobody waits for it: removing gigabytes takes its time. */
+  #trimCaches(): void {
+    trimPageCaches(this.#context).catch((error: unknown) =>
+      this.#context.log.warn({ err: toUmsError(error) }, 'old caches of pages could not be removed'),
+    );
+  }
+
   /** `moved`: everything has arrived, so the copies taken on the way are kept for when the service comes back. */
   async close(moved = false): Promise<void> {
     if (this.#closed.signal.aborted) return;
@@ -519,6 +526,7 @@ export class MovingMemory {
     ]);
     // Only now, because until it is closed the sender may still add to it.
     ends.push(...(await Promise.allSettled([moved ? this.#cache?.finish() : this.#cache?.discard()])));
+    if (moved) this.#trimCaches();
     for (const { memory } of this.#moving.values()) memory.close();
     this.#moving.clear();
     for (const end of ends) {
