@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { once } from 'node:events';
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { buildCapsule, KEY_LABEL } from '#src/approaches/container-level/build.ts';
 import { CAPSULE_IMAGE } from '#src/approaches/container-level/layout.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
@@ -17,7 +18,9 @@ const LOCK_LIMIT_S = 900;
 /** Loads it, unless the engine has the same one. Everybody's builds wait for each other. */
 export async function loadCapsule(host: Host, engine: ImageStore, namespace: string): Promise<string> {
   const lock = join(cacheDir(), '.capsule.lock');
-  const built = await withLock(lock, LOCK_LIMIT_S, () => buildCapsule(CHECKOUT, cacheDir(), () => undefined));
+  const built = await withLock(lock, LOCK_LIMIT_S, () =>
+    buildCapsule(CHECKOUT, cacheDir(), AGENT_NODE_FLAGS, () => undefined),
+  );
   const image = engine === 'docker' ? CAPSULE_IMAGE : `localhost/${CAPSULE_IMAGE}`;
   if (engine === 'podman' || engine === 'docker') {
     const format = `{{index .Config.Labels "${KEY_LABEL}"}}`;

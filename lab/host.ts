@@ -2,6 +2,7 @@ import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process'
 import { existsSync, mkdirSync, openSync, closeSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { compiledEnvironment } from '#src/approaches/images/compiled.ts';
 import { run, type RunOptions, type RunResult } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import {
@@ -153,7 +154,7 @@ export class Host {
       LANG: 'C.UTF-8',
       TERM: process.env['TERM'] ?? 'dumb',
       // Programs of node are started all the time, and half of their start is compiling.
-      NODE_COMPILE_CACHE: COMPILED,
+      ...compiledEnvironment(COMPILED),
       ...options.env,
     };
     return [

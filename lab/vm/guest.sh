@@ -4,7 +4,7 @@
 # record separator, the number and the exit code.
 export PATH=/opt/ums/packages/node/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 # Emulated, compiling a program again and again is what takes longest.
-export NODE_COMPILE_CACHE=/tmp/compiled
+export NODE_COMPILE_CACHE=/opt/ums/compiled NODE_COMPILE_CACHE_PORTABLE=1
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
@@ -23,7 +23,13 @@ ip link set lo up
 hostname ums-vm
 
 mount -t ext4 -o ro,noload /dev/vdb /opt/ums/packages
-ln -sfn /opt/ums/packages/node_modules /opt/ums/app/node_modules
+# Where the lab's hosts have them: what was compiled ahead is found by its way from there, with no links on it.
+mkdir -p /opt/ums/node_modules
+mount --bind /opt/ums/packages/node_modules /opt/ums/node_modules
+ln -sfn /opt/ums/node_modules /opt/ums/app/node_modules
+mv /opt/ums/app/compiled /opt/ums/compiled
+mkdir -p /var/cache/ums
+ln -sfn /opt/ums/compiled /var/cache/ums/compile
 # The layers of the lab's root file system, under the names that this checkout gives them (names.env).
 . /opt/ums/app/lab/vm/names.env
 export PATH="$PATH:/var/cache/ums/rootfs/$WORK/usr/local/bin"

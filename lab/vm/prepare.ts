@@ -1,6 +1,9 @@
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
+import { copyPackages, copyParts } from '#src/approaches/images/app.ts';
+import { compileAhead } from '#src/approaches/images/compiled.ts';
 import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { withLock } from '../lock.ts';
@@ -82,7 +85,13 @@ function packagesDisk(cache: string): Promise<string> {
   });
 }
 
-/** The checkout as it is now, a tar that the machine unpacks; names and tools of the lab's layers go along. */
+/** What tests in the machine load beside the command line. */
+const OF_TESTS = ['lab/lab.ts', 'test/e2e/support/mosaic.ts', 'test/e2e/support/moves.ts'];
+
+/**
+ * The checkout as it is now, a tar that the machine unpacks; names and tools of the lab's layers go along, and what Node has
+ * compiled of it: emulated, that takes longer than anything else.
+ */
 async function checkoutDisk(cache: string, root: RootFileSystem): Promise<string> {
   const stage = join(cache, `checkout-${process.pid}`);
   const image = join(cache, `checkout-${createHash('sha256').update(CHECKOUT).digest('hex').slice(0, 16)}.tar`);
@@ -94,7 +103,11 @@ async function checkoutDisk(cache: string, root: RootFileSystem): Promise<string
     writeFileSync(join(own, 'names.env'), lines.join(''));
     copyTree(root.tools, join(own, 'tools'));
     const parts = CHECKOUT_PARTS.filter((part) => existsSync(join(CHECKOUT, part)));
-    await run('tar', ['--numeric-owner', '-cf', image, '-C', CHECKOUT, ...parts, '-C', stage, 'lab']);
+    const app = join(stage, 'app');
+    await copyParts(CHECKOUT, app, parts);
+    await copyPackages(CHECKOUT, stage);
+    await compileAhead(app, join(stage, 'compiled'), AGENT_NODE_FLAGS, OF_TESTS);
+    await run('tar', ['--numeric-owner', '-cf', image, '-C', CHECKOUT, ...parts, '-C', stage, 'lab', 'compiled']);
   } finally {
     rmSync(stage, { recursive: true, force: true });
   }

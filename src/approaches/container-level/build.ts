@@ -6,12 +6,13 @@ import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { APP_PARTS, copyPackages, copyParts } from '../images/app.ts';
 import { diffId, type ImageParts, packArchive } from '../images/archive.ts';
+import { compileAhead, compiledEnvironment } from '../images/compiled.ts';
 import { buildDebian, debianArchives, debianRecipe } from '../images/debian.ts';
-import { APP, CAPSULE_IMAGE, INIT, NODE } from './layout.ts';
+import { APP, CAPSULE_IMAGE, COMPILED, INIT, NODE } from './layout.ts';
 
 /**
- * The capsule's image, in three layers, each kept under a hash of what it is made of: Debian with CRIU and runc, Node
- * with the packages that ums runs on, and ums itself. A change of ums costs the last of them alone.
+ * The capsule's image, in layers that are kept, each under a hash of what it is made of: Debian with CRIU and runc, Node
+ * with the packages that ums runs on, ums itself, and what Node has compiled of it. A change of ums costs the last two alone.
  */
 const RECIPE_VERSION = 1;
 const PACKAGES = 'criu runc skopeo umoci iproute2 iptables nftables mount procps'.split(' ');
@@ -41,12 +42,19 @@ export interface BuiltCapsule {
 
 type Say = (text: string) => void;
 
-export async function buildCapsule(checkout: string, cache: string, say: Say): Promise<BuiltCapsule> {
+/** `agentFlags`: how Node is started for an agent, and for what starts it in the capsule (capsule-init.pl). */
+export async function buildCapsule(
+  checkout: string,
+  cache: string,
+  agentFlags: readonly string[],
+  say: Say,
+): Promise<BuiltCapsule> {
   const directory = join(cache, 'capsule');
   const appKey = hash('app', String(RECIPE_VERSION), ...appParts(checkout));
   const modulesKey = hash('node', process.version, process.arch, readFileSync(join(checkout, 'package-lock.json')));
   const debianKey = hash('debian', String(RECIPE_VERSION), ...debianRecipe(PACKAGES), ...WITHOUT);
-  const key = hash(debianKey, modulesKey, appKey);
+  const compiledKey = hash('compiled', String(RECIPE_VERSION), modulesKey, appKey, ...agentFlags);
+  const key = hash(debianKey, modulesKey, appKey, compiledKey);
   const archive = join(directory, `image-${key}.tar`);
   if (existsSync(archive)) {
     await touch(archive);
@@ -68,6 +76,9 @@ export async function buildCapsule(checkout: string, cache: string, say: Say): P
     }),
     await keptLayer(join(directory, `node-${modulesKey}`), (tar) => packed(tar, (tree) => putNode(checkout, tree))),
     await keptLayer(join(directory, `app-${appKey}`), (tar) => packed(tar, (tree) => putApp(checkout, tree))),
+    await keptLayer(join(directory, `compiled-${compiledKey}`), (tar) =>
+      packed(tar, (tree) => putCompiled(checkout, tree, agentFlags)),
+    ),
   ];
   say('Putting the image together');
   await packArchive(imageOf(key, layers), archive);
@@ -168,22 +179,35 @@ async function putNode(checkout: string, tree: string): Promise<void> {
 }
 
 async function putApp(checkout: string, tree: string): Promise<void> {
-  const app = join(tree, APP);
-  await copyParts(checkout, app, APP_PARTS);
-  for (const entry of readdirSync(join(app, 'src'), { recursive: true, withFileTypes: true })) {
-    const path = join(entry.parentPath, entry.name);
-    if (entry.isFile() && !ofImage(path)) await rm(path);
-  }
+  await putSources(checkout, join(tree, APP));
   const command = join(tree, 'usr', 'local', 'bin', 'ums');
   await mkdir(dirname(command), { recursive: true });
+  const compiled = Object.entries(compiledEnvironment(COMPILED)).map(([name, value]) => `${name}=${value}`);
   await writeFile(
     command,
-    `#!/bin/sh\nunset NODE_OPTIONS\nexec ${NODE} --disable-warning=ExperimentalWarning ${APP}/src/cli/main.ts "$@"\n`,
+    `#!/bin/sh\nunset NODE_OPTIONS\nexport ${compiled.join(' ')}\nexec ${NODE} --disable-warning=ExperimentalWarning ${APP}/src/cli/main.ts "$@"\n`,
   );
   await chmod(command, 0o755);
   const init = join(tree, INIT);
   await mkdir(dirname(init), { recursive: true });
   await symlink(`${APP}/src/approaches/container-level/${basename(INIT)}.pl`, init);
+}
+
+async function putSources(checkout: string, app: string): Promise<void> {
+  await copyParts(checkout, app, APP_PARTS);
+  for (const entry of readdirSync(join(app, 'src'), { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name);
+    if (entry.isFile() && !ofImage(path)) await rm(path);
+  }
+}
+
+/** Compiled from a copy at the place where it will be. */
+async function putCompiled(checkout: string, tree: string, agentFlags: readonly string[]): Promise<void> {
+  const app = join(tree, APP);
+  await putSources(checkout, app);
+  await copyPackages(checkout, app);
+  await compileAhead(app, join(tree, COMPILED), agentFlags);
+  await rm(app, { recursive: true });
 }
 
 async function requirePrograms(): Promise<void> {

@@ -83,6 +83,8 @@ sub start {
         # not meant for the supervisor.
         delete @ENV{grep { !/^(?:PATH|HOME|UMS_\w+)$/ } keys %ENV};
         $ENV{UMS_CAPSULE_INIT} = 1;
+        $ENV{NODE_COMPILE_CACHE} = '/opt/ums/compiled';
+        $ENV{NODE_COMPILE_CACHE_PORTABLE} = 1;
         # CRIU gives a process that had no further groups those that it has itself, and Docker gives some to everybody.
         my @groups = ('/usr/bin/setpriv', '--clear-groups', '--');
         my @line = (@groups, own_cgroup_view(), @node, $main, 'capsule', 'run', @ARGV);

@@ -1,6 +1,8 @@
 /** Places inside a capsule. */
 export const NODE = '/opt/ums/node/bin/node';
 export const APP = '/opt/ums/app';
+/** What Node has compiled of it. */
+export const COMPILED = '/opt/ums/compiled';
 /** The first process of a capsule; the program is `capsule-init.pl` beside this file. */
 export const INIT = '/usr/local/sbin/capsule-init';
 /** What outlives a restart of the capsule: the service's bundle, and that there was one. */

@@ -5,6 +5,7 @@ import { dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import type { Command } from 'commander';
+import { AGENT_NODE_FLAGS } from '#src/agent/node-flags.ts';
 import { buildCapsule } from '#src/approaches/container-level/build.ts';
 import { CAPSULE_IMAGE } from '#src/approaches/container-level/layout.ts';
 import type { Runner } from '../command.ts';
@@ -34,7 +35,9 @@ export function addImage(program: Command, runner: Runner): void {
     .option('-o, --output <file>', 'write the archive there, compressed if it ends in .gz (default: only to the cache)')
     .addHelpText('after', HELP);
   runner.action(capsule, async (cli, options: { output?: string }) => {
-    const built = await buildCapsule(CHECKOUT, cacheDirectory(cli.io.env), (text) => cli.remark(`  ${text}`));
+    const built = await buildCapsule(CHECKOUT, cacheDirectory(cli.io.env), AGENT_NODE_FLAGS, (text) =>
+      cli.remark(`  ${text}`),
+    );
     const archive = options.output === undefined ? built.archive : resolve(options.output);
     if (options.output !== undefined) await copyWhole(built.archive, archive);
     const { size_bytes } = built;

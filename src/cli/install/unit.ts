@@ -25,6 +25,8 @@ After=network-online.target
 
 [Service]
 EnvironmentFile=${layout.environment}
+# What Node has compiled is kept, which halves the time of a start.
+Environment=NODE_COMPILE_CACHE=${layout.prefix}/compiled
 ExecStart=${layout.prefix}/node/bin/node ${AGENT_NODE_FLAGS.join(' ')} ${layout.prefix}/app/src/agent/main.ts --name \${NAME} --peer-address \${PEER_ADDRESS} --peer-port \${PEER_PORT}
 Restart=on-failure
 RestartSec=1
@@ -64,6 +66,7 @@ PEER_PORT=${settings.peerPort}
 export function linkScript(layout: Layout): string {
   return `#!/bin/sh
 # The command line of ums, written by \`ums install\`.
-exec ${layout.prefix}/node/bin/node ${layout.prefix}/app/src/cli/main.ts "$@"
+# What Node has compiled is kept by root's commands, which halves the time of each.
+NODE_COMPILE_CACHE="${layout.prefix}/compiled" exec ${layout.prefix}/node/bin/node ${layout.prefix}/app/src/cli/main.ts "$@"
 `;
 }

@@ -256,7 +256,7 @@ sub our_environment {
     %ENV = (%kept,
         PATH => "$HOME/bin", UMS_PROGRAMS => "$HOME/bin", LD_LIBRARY_PATH => "$HOME/lib", PERL5LIB => "$HOME/perl", HOME => "$HOME/state",
         TMPDIR => "$HOME/tmp", CRIU_CONFIG_FILE => "$HOME/criu.conf", LC_ALL => 'C', LANG => 'C',
-        UMS_RUN_DIR => $RUN, UMS_STATE_DIR => $STATE);
+        UMS_RUN_DIR => $RUN, UMS_STATE_DIR => $STATE, NODE_COMPILE_CACHE => "$HOME/compiled", NODE_COMPILE_CACHE_PORTABLE => 1);
 }
 
 # Requests of the agent, one a connection: words with NUL between them, then the end of what it writes.

@@ -12,6 +12,8 @@ export const LAYOUT = {
   loader: `${HOME}/lib/ld.so`,
   perl: `${HOME}/perl`,
   app: `${HOME}/app`,
+  /** What Node has compiled of it. */
+  compiled: `${HOME}/compiled`,
   init: `${HOME}/init.pl`,
   /** For the init: lines of "name value". */
   settings: `${HOME}/settings`,
