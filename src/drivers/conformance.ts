@@ -73,6 +73,8 @@ export interface ConformanceWorld {
 
 export interface ConformanceCase {
   name: string;
+  /** Each call comes from another agent, as if that had been restarted before; otherwise all on one side from one. */
+  restarts?: true;
   run: (world: ConformanceWorld) => Promise<void>;
 }
 
@@ -543,7 +545,15 @@ const OF_ALL: readonly ConformanceCase[] = [
   survivesLoss,
 ];
 
+/** Whatever a driver must know between calls is written down, or asked of its engine. */
+const movesBetweenRestarts: ConformanceCase = {
+  ...moves,
+  name: `${moves.name}; by another agent each time`,
+  restarts: true,
+};
+
 /** What a driver must pass, by what it declares. */
 export function conformanceCases({ whyNotLazy }: Pick<Driver, 'whyNotLazy'>): readonly ConformanceCase[] {
-  return [...OF_ALL, ...(whyNotLazy === undefined ? [lazyCheckpointKeepsFrozen, restoresPrepared] : [refusesLazy])];
+  const lazy = whyNotLazy === undefined ? [lazyCheckpointKeepsFrozen, restoresPrepared] : [refusesLazy];
+  return [...OF_ALL, movesBetweenRestarts, ...lazy];
 }

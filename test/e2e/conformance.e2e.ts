@@ -392,8 +392,15 @@ for (const engine of ['podman', 'docker', 'containerd', 'runc', 'x-minibox'] as 
   void describe(`driver ${engine}`, { timeout: TEST_LIMIT_MS * 3 }, () => {
     for (const each of conformanceCases(DECLARED[engine] ?? ALL)) {
       void it(each.name, { timeout: TEST_LIMIT_MS }, async () => {
-        const side = SIDES[engine];
-        await each.run(worldOf(new side(alpha, engine), new side(beta, engine)));
+        const agents = { kept: each.restarts !== true };
+        const [source, destination] = [alpha, beta].map((host) => new SIDES[engine](host, engine, agents));
+        assert.ok(source !== undefined && destination !== undefined);
+        try {
+          await each.run(worldOf(source, destination));
+        } finally {
+          await source.driver.close();
+          await destination.driver.close();
+        }
       });
     }
   });

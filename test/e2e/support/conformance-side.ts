@@ -19,9 +19,9 @@ export abstract class Side implements ConformanceSide {
   readonly host: Host;
   readonly driver: RemoteDriver;
 
-  constructor(host: Host, engine: EngineName) {
+  constructor(host: Host, engine: EngineName, options: { kept?: boolean } = {}) {
     this.host = host;
-    this.driver = new RemoteDriver(host, engine);
+    this.driver = new RemoteDriver(host, engine, options);
   }
 
   abstract startService(name: string): Promise<void>;

@@ -1,18 +1,16 @@
-import { once } from 'node:events';
 import { createReadStream, createWriteStream } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { Driver, DriverOptions, EngineName } from '#src/drivers/contract.ts';
 import { engineSchema, specificationSchema } from '#src/drivers/specification.ts';
 import { toUmsError } from '#src/telemetry/errors.ts';
 
 /**
- * One call of a driver, inside a host: `node driver-command.ts ENGINE METHOD [JSON]`. The answer is one line of JSON,
- * {"value": …} or {"error": …}. What is prepared ends with its agent, or goes on without it: `preparedCheckpoint` and
- * `preparedRestore` are both calls in one process; the second says `{"prepared": true}` and waits for a line of input.
+ * A driver inside a host, as an agent has it: `node driver-command.ts ENGINE`. Each line of input is a call, {"method": …,
+ * "args": […]}, and is answered by a line, {"value": …} or {"error": …}, before the next is looked at. It ends with its
+ * input, when what it has begun is done; `die` ends it as an agent is killed: at once, with what it has prepared.
  */
-const [engineName, method, argumentText] = z
-  .tuple([engineSchema, z.string(), z.string().default('[]')])
-  .parse(process.argv.slice(2));
+const engineName = engineSchema.parse(process.argv[2]);
 
 /** Only what is asked for is loaded: loading all of them takes longer than most calls. Those of `x-…` are in no registry. */
 const DRIVERS: Partial<Record<EngineName, () => Promise<(options: DriverOptions) => Driver>>> = {
@@ -26,9 +24,7 @@ const DRIVERS: Partial<Record<EngineName, () => Promise<(options: DriverOptions)
 const create = await DRIVERS[engineName]?.();
 if (create === undefined) throw new Error(`no driver ${engineName}`);
 const driver = create({ stateDir: '/var/lib/ums-conformance', runDir: '/run/ums-conformance' });
-const args = z.array(z.unknown()).parse(JSON.parse(argumentText));
-const text = (at: number): string => z.string().parse(args[at]);
-const specification = () => specificationSchema.parse(args[0]);
+const callSchema = z.object({ method: z.string(), args: z.array(z.unknown()) });
 const never = new AbortController().signal;
 const restore = z.object({
   imagesDir: z.string(),
@@ -42,54 +38,50 @@ const checkpoint = restore.extend({
 const names = z.array(z.string()).exactOptional();
 const removal = z.object({ volumes: z.boolean(), keep: names, described: names });
 
-const METHODS: Record<string, () => Promise<unknown>> = {
+type Method = (args: readonly unknown[]) => Promise<unknown>;
+const text = (value: unknown): string => z.string().parse(value);
+const specification = (value: unknown) => specificationSchema.parse(value);
+
+const METHODS: Record<string, Method> = {
   list: () => driver.list(),
-  describe: () => driver.describe(text(0)),
-  state: () => driver.state(text(0)),
-  processes: () => driver.processes(text(0)),
-  canCreate: () => driver.canCreate(specification()),
-  create: () => driver.create(specification(), text(1)),
-  findCreated: () => driver.findCreated(specification(), text(1)),
-  freeze: () => driver.freeze(text(0)),
-  thaw: () => driver.thaw(text(0)),
-  checkpoint: () => driver.checkpoint(text(0), checkpoint.parse(args[1])),
-  prepareCheckpoint: () => driver.prepareCheckpoint(text(0), checkpoint.parse(args[1])),
-  prepareRestore: () => driver.prepareRestore(text(0), restore.parse(args[1])),
-  throttle: () => driver.throttle(text(0), z.number().nullish().parse(args[1]) ?? undefined),
-  preparedCheckpoint: async () => {
-    const request = checkpoint.parse(args[1]);
-    await driver.prepareCheckpoint(text(0), request);
-    await driver.freeze(text(0));
-    await driver.checkpoint(text(0), request);
-  },
-  preparedRestore: async () => {
-    const request = restore.parse(args[1]);
-    await driver.prepareRestore(text(0), request);
-    process.stdout.write('{"prepared":true}\n');
-    await once(process.stdin, 'data');
-    process.stdin.destroy();
-    await driver.restore(text(0), request);
-  },
-  restore: () => driver.restore(text(0), restore.parse(args[1])),
-  resume: () => driver.resume(text(0)),
-  remove: () => driver.remove(text(0), removal.parse(args[1])),
-  discard: () => driver.discard(text(0)),
-  settle: () => driver.settle(text(0)),
-  adopt: () => driver.adopt(text(0)),
-  restartFresh: () => driver.restartFresh(text(0)),
-  stop: () => driver.stop(text(0)),
-  start: () => driver.start(text(0)),
-  hasImage: () => driver.hasImage(specification()),
-  exportImage: () => driver.exportImage(specification(), createWriteStream(text(1)), never),
-  importImage: () => driver.importImage(specification(), createReadStream(text(1)), never),
+  describe: ([reference]) => driver.describe(text(reference)),
+  state: ([handle]) => driver.state(text(handle)),
+  processes: ([handle]) => driver.processes(text(handle)),
+  canCreate: ([what]) => driver.canCreate(specification(what)),
+  create: ([what, key]) => driver.create(specification(what), text(key)),
+  findCreated: ([what, key]) => driver.findCreated(specification(what), text(key)),
+  freeze: ([handle]) => driver.freeze(text(handle)),
+  thaw: ([handle]) => driver.thaw(text(handle)),
+  checkpoint: ([handle, request]) => driver.checkpoint(text(handle), checkpoint.parse(request)),
+  prepareCheckpoint: ([handle, request]) => driver.prepareCheckpoint(text(handle), checkpoint.parse(request)),
+  prepareRestore: ([handle, request]) => driver.prepareRestore(text(handle), restore.parse(request)),
+  throttle: ([handle, share]) => driver.throttle(text(handle), z.number().nullish().parse(share) ?? undefined),
+  restore: ([handle, request]) => driver.restore(text(handle), restore.parse(request)),
+  resume: ([handle]) => driver.resume(text(handle)),
+  remove: ([handle, options]) => driver.remove(text(handle), removal.parse(options)),
+  discard: ([handle]) => driver.discard(text(handle)),
+  settle: ([handle]) => driver.settle(text(handle)),
+  adopt: ([handle]) => driver.adopt(text(handle)),
+  restartFresh: ([handle]) => driver.restartFresh(text(handle)),
+  stop: ([handle]) => driver.stop(text(handle)),
+  start: ([handle]) => driver.start(text(handle)),
+  hasImage: ([what]) => driver.hasImage(specification(what)),
+  exportImage: ([what, path]) => driver.exportImage(specification(what), createWriteStream(text(path)), never),
+  importImage: ([what, path]) => driver.importImage(specification(what), createReadStream(text(path)), never),
+  die: () => process.exit(0),
 };
 
-try {
-  const call = METHODS[method];
-  if (call === undefined) throw new Error(`no method ${method}`);
-  process.stdout.write(`${JSON.stringify({ value: (await call()) ?? null })}\n`);
-  // As an agent that is killed: what it has prepared does not keep it.
-  if (method === 'prepareCheckpoint' || method === 'prepareRestore') process.exit(0);
-} catch (error) {
-  process.stdout.write(`${JSON.stringify({ error: toUmsError(error).toReport() })}\n`);
+async function answer(line: string): Promise<object> {
+  try {
+    const { method, args } = callSchema.parse(JSON.parse(line));
+    const call = METHODS[method];
+    if (call === undefined) throw new Error(`no method ${method}`);
+    return { value: (await call(args)) ?? null };
+  } catch (error) {
+    return { error: toUmsError(error).toReport() };
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  process.stdout.write(`${JSON.stringify(await answer(line))}\n`);
 }

@@ -1,22 +1,10 @@
-import assert from 'node:assert/strict';
-import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { Host } from '#lab/host.ts';
 import type { ConformanceDriver } from '#src/drivers/conformance.ts';
 import type { EngineName, RemoveOptions } from '#src/drivers/contract.ts';
 import { engineSchema, type Specification, specificationSchema } from '#src/drivers/specification.ts';
-import { errorReportSchema, UmsError } from '#src/telemetry/errors.ts';
+import { DriverProcess } from './driver-process.ts';
 
-/** A driver that works inside a host of the lab: every call is a program run there, as after a restart of the agent. */
-const COMMAND = '/opt/ums/app/test/e2e/support/driver-command.ts';
-const NODE = '/opt/ums/node/bin/node';
-const CALL_LIMIT_MS = 120_000;
-
-const answerSchema = z.union([
-  z.object({ prepared: z.literal(true) }),
-  z.object({ value: z.unknown() }),
-  z.object({ error: errorReportSchema }),
-]);
 const stateSchema = z.enum(['absent', 'created', 'running', 'frozen', 'restored', 'stopped']);
 const summarySchema = z.object({
   engine: engineSchema,
@@ -47,43 +35,68 @@ const findingsSchema = z.array(
   }),
 );
 
+/**
+ * A driver that works inside a host of the lab. By itself each call comes from a process of its own there, as if the agent had
+ * been restarted before: what a driver must know has to be written down, or asked of its engine. One that is `kept` is that
+ * of one agent, until `close`.
+ */
 export class RemoteDriver implements ConformanceDriver {
   readonly #host: Host;
   readonly #engine: EngineName;
+  readonly #isKept: boolean;
+  #process: DriverProcess | undefined;
 
-  constructor(host: Host, engine: EngineName) {
+  constructor(host: Host, engine: EngineName, options: { kept?: boolean } = {}) {
     this.#host = host;
     this.#engine = engine;
+    this.#isKept = options.kept ?? false;
+  }
+
+  /** What is done within it is done by one agent. */
+  async #asOne<T>(work: (agent: DriverProcess) => Promise<T>): Promise<T> {
+    const agent = (this.#process ??= new DriverProcess(this.#host, this.#engine));
+    try {
+      return await work(agent);
+    } finally {
+      if (!this.#isKept || agent.hasEnded) await this.close();
+    }
+  }
+
+  /** The agent ends, and what it has begun is done. */
+  async close(): Promise<void> {
+    const ending = this.#process;
+    this.#process = undefined;
+    await ending?.end();
   }
 
   async #call<T>(schema: z.ZodType<T>, method: string, ...args: unknown[]): Promise<T> {
-    const words = ['--disable-warning=ExperimentalWarning', COMMAND, this.#engine, method, JSON.stringify(args)];
-    const { stdout } = await this.#host.exec(NODE, words, { timeout_ms: CALL_LIMIT_MS });
-    const answer = answerSchema.parse(JSON.parse(stdout.trim().split('\n').at(-1) ?? ''));
-    if ('error' in answer) throw UmsError.fromReport(answer.error);
-    return schema.parse('value' in answer ? answer.value : undefined);
+    return schema.parse(await this.#asOne((agent) => agent.ask(method, args)));
   }
 
-  /** Prepares the restore and lets it go on when `between` is done, both in one process, as an agent does. */
-  async preparedRestore(handle: string, request: object, between: () => Promise<void>): Promise<void> {
-    const words = ['--disable-warning=ExperimentalWarning', COMMAND, this.#engine, 'preparedRestore'];
-    const child = this.#host.spawn(NODE, [...words, JSON.stringify([handle, request])], {
-      stdio: ['pipe', 'pipe', 'inherit'],
+  /** Prepares it, and the agent is killed. */
+  async #abandon(method: string, args: unknown[]): Promise<void> {
+    await this.#asOne(async (agent) => {
+      await agent.ask(method, args);
+      await agent.die();
     });
-    assert.ok(child.stdout !== null && child.stdin !== null);
-    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-    const answer = async () => answerSchema.parse(JSON.parse(z.string().parse((await lines.next()).value)));
-    const first = await answer();
-    if ('error' in first) throw UmsError.fromReport(first.error);
-    try {
+  }
+
+  /** Prepares the dump, freezes and dumps. */
+  async preparedCheckpoint(handle: string, request: object): Promise<void> {
+    await this.#asOne(async (agent) => {
+      await agent.ask('prepareCheckpoint', [handle, request]);
+      await agent.ask('freeze', [handle]);
+      await agent.ask('checkpoint', [handle, request]);
+    });
+  }
+
+  /** Prepares the restore, and restores when `between` is done. */
+  async preparedRestore(handle: string, request: object, between: () => Promise<void>): Promise<void> {
+    await this.#asOne(async (agent) => {
+      await agent.ask('prepareRestore', [handle, request]);
       await between();
-      child.stdin.write('go\n');
-    } finally {
-      // Without its line it ends there.
-      child.stdin.end();
-    }
-    const last = await answer();
-    if ('error' in last) throw UmsError.fromReport(last.error);
+      await agent.ask('restore', [handle, request]);
+    });
   }
 
   async #do(method: string, ...args: unknown[]): Promise<void> {
@@ -101,9 +114,8 @@ export class RemoteDriver implements ConformanceDriver {
   freeze = (handle: string) => this.#do('freeze', handle);
   thaw = (handle: string) => this.#do('thaw', handle);
   checkpoint = (handle: string, request: object) => this.#do('checkpoint', handle, request);
-  prepareCheckpoint = (handle: string, request: object) => this.#do('prepareCheckpoint', handle, request);
-  preparedCheckpoint = (handle: string, request: object) => this.#do('preparedCheckpoint', handle, request);
-  prepareRestore = (handle: string, request: object) => this.#do('prepareRestore', handle, request);
+  prepareCheckpoint = (handle: string, request: object) => this.#abandon('prepareCheckpoint', [handle, request]);
+  prepareRestore = (handle: string, request: object) => this.#abandon('prepareRestore', [handle, request]);
   throttle = (handle: string, share: number | undefined) =>
     this.#call(z.boolean(), 'throttle', handle, ...(share === undefined ? [] : [share]));
   restore = (handle: string, request: object) => this.#do('restore', handle, request);
