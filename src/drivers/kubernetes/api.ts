@@ -5,6 +5,8 @@ import { z } from 'zod';
 import { type Answerer, messageIn, parseAnswer, required } from '../oci/answers.ts';
 import { type ClusterAccess, findKubeconfig, readKubeconfig } from './config.ts';
 import {
+  type Claim,
+  claimSchema,
   type Deployment,
   deploymentSchema,
   namedSchema,
@@ -18,6 +20,8 @@ import {
   replicaSetSchema,
   reviewSchema,
   runtimeClassSchema,
+  type StatefulSet,
+  statefulSetSchema,
   versionSchema,
 } from './schema.ts';
 
@@ -46,17 +50,21 @@ export class KubernetesRefusal extends UmsError {
 }
 
 export type Verb = 'get' | 'list' | 'create' | 'delete' | 'patch';
-export type Resource = 'pods' | 'deployments' | 'replicasets';
+type App = 'deployments' | 'replicasets' | 'statefulsets';
+export type Resource = 'pods' | 'persistentvolumeclaims' | App;
+
+const isApp = (resource: Resource): resource is App => resource !== 'pods' && resource !== 'persistentvolumeclaims';
 
 /** What a merge patch may say here. With a resourceVersion in it, it is refused when the object is no longer that one. */
 export interface Patch {
   metadata?: {
     resourceVersion?: string;
     annotations?: Record<string, string | null>;
+    labels?: Record<string, string>;
     finalizers?: readonly string[];
     ownerReferences?: null;
   };
-  spec?: { paused: boolean };
+  spec?: { paused: boolean } | { updateStrategy: object };
 }
 
 export class KubernetesApi {
@@ -186,6 +194,43 @@ export class KubernetesApi {
     await this.#call(path, z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, CONFLICT] });
   }
 
+  statefulSet(namespace: string, name: string): Promise<StatefulSet | undefined> {
+    return this.#call(appPath(namespace, 'statefulsets', name), statefulSetSchema, { absent: [NOT_FOUND] });
+  }
+
+  patchStatefulSet(namespace: string, name: string, body: Patch): Promise<StatefulSet | undefined> {
+    const path = appPath(namespace, 'statefulsets', name);
+    return this.#call(path, statefulSetSchema, { method: 'PATCH', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  /** Exactly this one as it is. Its pods stay as long as something keeps it from going. */
+  async deleteStatefulSet(namespace: string, { metadata: { name, uid, resourceVersion } }: StatefulSet): Promise<void> {
+    const body = { preconditions: { uid, resourceVersion }, propagationPolicy: 'Background' };
+    const path = appPath(namespace, 'statefulsets', name);
+    await this.#call(path, z.unknown(), { method: 'DELETE', body, absent: [NOT_FOUND, CONFLICT] });
+  }
+
+  /** Undefined when there is one of that name. */
+  createStatefulSet(namespace: string, manifest: object): Promise<StatefulSet | undefined> {
+    const path = appPath(namespace, 'statefulsets');
+    return this.#call(path, statefulSetSchema, { method: 'POST', body: manifest, absent: [CONFLICT] });
+  }
+
+  claim(namespace: string, name: string): Promise<Claim | undefined> {
+    const path = `/api/v1/namespaces/${segment(namespace)}/persistentvolumeclaims/${segment(name)}`;
+    return this.#call(path, claimSchema, { absent: [NOT_FOUND] });
+  }
+
+  /** Those that have this claim among their volumes, wherever they run; not those that have ended. */
+  async podsWithClaim(namespace: string, claim: string): Promise<Pod[]> {
+    const pods = required(await this.#call(`/api/v1/namespaces/${segment(namespace)}/pods`, podListSchema)).items;
+    return pods.filter(
+      ({ spec, status }) =>
+        !['Succeeded', 'Failed'].includes(status?.phase ?? '') &&
+        spec.volumes.some(({ persistentVolumeClaim }) => persistentVolumeClaim?.claimName === claim),
+    );
+  }
+
   async nodes(): Promise<Node[]> {
     return required(await this.#call('/api/v1/nodes', nodeListSchema)).items;
   }
@@ -208,7 +253,7 @@ export class KubernetesApi {
 
   /** Whether whoever the kubeconfig names may do this with these objects of a namespace. */
   async may(verb: Verb, resource: Resource, namespace: string): Promise<boolean> {
-    const resourceAttributes = { verb, resource, group: resource === 'pods' ? '' : 'apps', namespace };
+    const resourceAttributes = { verb, resource, group: isApp(resource) ? 'apps' : '', namespace };
     const body = {
       apiVersion: 'authorization.k8s.io/v1',
       kind: 'SelfSubjectAccessReview',
@@ -227,7 +272,7 @@ function podPath(namespace: string, name: string): string {
   return `/api/v1/namespaces/${segment(namespace)}/pods/${segment(name)}`;
 }
 
-function appPath(namespace: string, kind: 'deployments' | 'replicasets', name?: string): string {
+function appPath(namespace: string, kind: App, name?: string): string {
   const all = `/apis/apps/v1/namespaces/${segment(namespace)}/${kind}`;
   return name === undefined ? all : `${all}/${segment(name)}`;
 }

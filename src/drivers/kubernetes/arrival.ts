@@ -10,7 +10,7 @@ import type { CreateRecords } from '../oci/records.ts';
 import type { RestoreArea } from '../oci/restore-area.ts';
 import { linkRuntime, RUNTIME_LINKS } from '../oci/runtime-links.ts';
 import type { Cluster, KubernetesApi } from './api.ts';
-import { containersOf, type CreateRecord, moveIn, wantedOf } from './create.ts';
+import { claimsFor, containersOf, type CreateRecord, moveIn, wantedOf } from './create.ts';
 import { ended, say, type Waiting, waitingAt } from './gate.ts';
 import { partOf } from './group.ts';
 import { MIGRATION_ANNOTATION, manifestHere } from './manifest.ts';
@@ -65,7 +65,9 @@ async function restoreOne(
   const arrival = await bringToGate(cluster, before, key, at);
   const { container } = arrival.waiting;
   const { uid } = arrival.pod.metadata;
-  const record = { ...before, uid, ...(at === 0 ? { container } : { more: [...before.more, container] }) };
+  const come =
+    at === 0 ? { container, claims: await claimsFor(before, arrival.bundle) } : { more: [...before.more, container] };
+  const record = { ...before, uid, ...come };
   await records.write(key, record);
   await moveIn(record, key, uid, arrival.bundle, at);
   const localConnections = wantedOf(record).length > 1;

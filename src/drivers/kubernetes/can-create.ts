@@ -2,11 +2,13 @@ import type { Finding } from '../contract.ts';
 import { findingOf, portFindings } from '../oci/findings.ts';
 import { findProgram } from '../oci/runtime.ts';
 import type { Specification } from '../specification.ts';
-import { type Cluster, type KubernetesApi, KubernetesRefusal, type Resource, type Verb } from './api.ts';
+import { type Cluster, type KubernetesApi, KubernetesRefusal } from './api.ts';
+import { claimFindings, claimRights } from './claims.ts';
 import { hasImage, takenName } from './images.ts';
 import { manifestHere, type Place, podOf, RUNTIME_CLASS } from './manifest.ts';
 import { missingRights } from './owner.ts';
-import { ownerTold, placeOf } from './owner-told.ts';
+import { missingOf, type Right } from './owner-steps.ts';
+import { ownerTold, placeOf, possibleSet } from './owner-told.ts';
 import type { Node, Pod, Volume } from './schema.ts';
 
 /** What stands against making the pod here. Makes nothing. */
@@ -21,7 +23,11 @@ export async function canCreate(cluster: Cluster, specification: Specification):
     ...(await runtimeFindings(api)),
     ...(await nameFindings(api, specification)),
   ];
-  findings.push(...(await volumeFindings(api, namespace, pod)), ...(await imageFindings(specification)));
+  findings.push(
+    ...(await volumeFindings(api, namespace, pod)),
+    ...(await claimFindings(api, namespace, pod)),
+    ...(await imageFindings(specification)),
+  );
   findings.push(...(await portFindings(specification.ports)));
   const { place, findings: owners } = await placeOf(api, namespace, pod);
   findings.push(...owners);
@@ -30,7 +36,7 @@ export async function canCreate(cluster: Cluster, specification: Specification):
   return findings;
 }
 
-const RIGHTS: readonly (readonly [Verb, Resource])[] = [
+const RIGHTS: readonly Right[] = [
   ['get', 'pods'],
   ['create', 'pods'],
   ['delete', 'pods'],
@@ -39,10 +45,15 @@ const RIGHTS: readonly (readonly [Verb, Resource])[] = [
 ];
 
 async function rightsFindings(api: KubernetesApi, namespace: string, pod: Pod): Promise<Finding[]> {
-  const allowed = await Promise.all(RIGHTS.map(([verb, resource]) => api.may(verb, resource, namespace)));
-  const own = RIGHTS.filter((_, at) => allowed[at] !== true).map(([verb, resource]) => `${verb} ${resource}`);
-  // A pod that left a Deployment may come back to it.
-  const more = ownerTold(pod) === undefined ? [] : await missingRights(api, namespace);
+  const rights: Right[] = [
+    ...RIGHTS,
+    ...(possibleSet(pod) === undefined ? [] : [['get', 'statefulsets'] as const]),
+    ...claimRights(pod),
+  ];
+  const own = await missingOf(api, namespace, rights);
+  // A pod that left an owner may come back to it.
+  const owner = ownerTold(pod);
+  const more = owner === undefined ? [] : await missingRights(api, namespace, owner.kind);
   const missing = [...new Set([...own, ...more])];
   if (missing.length === 0) return [];
   return [

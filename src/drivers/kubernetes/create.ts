@@ -1,5 +1,6 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { UmsError } from '#src/telemetry/errors.ts';
 import { run } from '#src/telemetry/exec.ts';
 import { z } from 'zod';
 import type { CreatedService, Tree } from '../contract.ts';
@@ -7,7 +8,7 @@ import { entriesOf, exists } from '../oci/files.ts';
 import type { CreateRecords } from '../oci/records.ts';
 import type { Specification } from '../specification.ts';
 import type { KubernetesApi } from './api.ts';
-import { emptyDirs, upperIds } from './describe.ts';
+import { claimPaths, movingVolumes, upperIds } from './describe.ts';
 import { errors } from './errors.ts';
 import { makeGate, removeGate } from './gate.ts';
 import { writeHandle } from './handle.ts';
@@ -27,7 +28,9 @@ export const createRecordSchema = z.object({
   name: z.string(),
   manifest: z.string(),
   volumes: z.array(z.string()),
-  /** The Deployment that it comes back to, and what that one's ReplicaSet knows its pods by. */
+  /** Where those are that it claims: they were empty, and are filled from now on. */
+  claims: z.record(z.string(), z.string()).default({}),
+  /** The owner that it comes back to, and what that one knows its pods by. */
   owner: ownerSchema.optional(),
   labels: z.record(z.string(), z.string()).default({}),
   uid: z.string().optional(),
@@ -88,13 +91,15 @@ export async function createPlace(
   const { name } = pod.metadata;
   if ((await api.pod(namespace, name)) !== undefined) throw errors.nameTaken(name);
   const manifest = specification.pod?.manifest ?? '';
+  const shared = specification.mounts.flatMap((mount) => (mount.kind === 'volume' && mount.shared ? [mount.name] : []));
   const { owner, labels } = (await placeOfPod(api, namespace, pod)).place;
   await records.write(key, {
     v: 1,
     namespace,
     name,
     manifest,
-    volumes: emptyDirs(pod),
+    volumes: movingVolumes(pod).filter((volume) => !shared.includes(volume)),
+    claims: {},
     ...(owner === undefined ? {} : { owner }),
     labels,
     more: [],
@@ -129,15 +134,47 @@ export async function moveIn(
   const own = upperIds(podIn(record))[at];
   for (const tree of treesOf(key, record)) {
     if (tree.kind === 'overlay-upper' ? tree.id !== own : at > 0) continue;
-    const target = placeOf(tree, uid, bundle);
+    const target = placeOf(tree, uid, bundle, record);
     if (target !== undefined && (await exists(tree.path))) await moveInto(tree.path, target);
   }
 }
 
-function placeOf({ id, kind }: Tree, uid: string, bundle: Bundle): string | undefined {
+function placeOf({ id, kind }: Tree, uid: string, bundle: Bundle, { claims }: CreateRecord): string | undefined {
   if (kind === 'overlay-upper') return bundle.upper;
   if (id === 'shm') return bundle.sources.get(SHM);
-  return emptyDirPath(uid, id.slice('volume:'.length));
+  const name = id.slice('volume:'.length);
+  return claims[name] ?? emptyDirPath(uid, name);
+}
+
+/** Where the volumes are that it claims and that its files shall go to. They must be empty: nobody else's files are touched. */
+export async function claimsFor(record: CreateRecord, bundle: Bundle): Promise<Record<string, string>> {
+  const claims = Object.entries(claimPaths(podIn(record), bundle)).filter(([name]) => record.volumes.includes(name));
+  for (const [name, path] of claims) {
+    if ((await contentOf(path)).length > 0) throw notEmpty(record.name, name);
+  }
+  return Object.fromEntries(claims);
+}
+
+function notEmpty(pod: string, volume: string): UmsError {
+  return new UmsError('UMS_E_SPECIFICATION', {
+    message: `What pod ${pod} claims as its volume ${volume} is not empty here`,
+    fault: 'destination',
+    state: 'Nothing in it was touched.',
+    mend: `Empty it. If both clusters have it from the same storage, say --shared-volume ${volume}.`,
+  });
+}
+
+/** What is in a volume, but for what its file system has by itself. */
+async function contentOf(path: string): Promise<string[]> {
+  return (await entriesOf(path)).filter((name) => name !== 'lost+found');
+}
+
+/** Takes out what has moved on, or was brought in vain. */
+export async function emptyClaims(claims: Readonly<Record<string, string>>, keep: readonly string[]): Promise<void> {
+  for (const [name, path] of Object.entries(claims)) {
+    if (keep.includes(name)) continue;
+    for (const entry of await contentOf(path)) await rm(join(path, entry), { recursive: true, force: true });
+  }
 }
 
 async function moveInto(from: string, to: string): Promise<void> {

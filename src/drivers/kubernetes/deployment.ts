@@ -1,18 +1,27 @@
-import { UmsError } from '#src/telemetry/errors.ts';
-import { poll } from '../oci/cgroup.ts';
-import type { KubernetesApi, Resource, Verb } from './api.ts';
+import type { KubernetesApi } from './api.ts';
 import { nameOf } from './describe.ts';
 import { HASH_LABEL, OWNER_ANNOTATION } from './manifest.ts';
 import {
+  changed,
+  CONFLICTS_MAX,
+  missingOf,
+  type PodIdentity,
+  refused,
+  requireRights,
+  type Right,
+  seen,
+  type Unfit,
+} from './owner-steps.ts';
+import {
   AWAY_ANNOTATION,
+  type DeploymentOwner,
   FINALIZER,
   HELD_ANNOTATION,
   isHeld,
-  type Owner,
   sameTemplate,
   waitsFor,
 } from './owner-told.ts';
-import type { Deployment, Pod, ReplicaSet } from './schema.ts';
+import type { Deployment, OwnerReference, Pod, ReplicaSet } from './schema.ts';
 
 /**
  * A pod of a Deployment leaves and comes back, and nothing that its owner does on the way makes a second one:
@@ -26,33 +35,37 @@ import type { Deployment, Pod, ReplicaSet } from './schema.ts';
  * Each step is asked of the API server, is idempotent, and is waited for until the controller concerned says that it has
  * seen it, so that none acts on what it saw before. Only then may the pod go.
  */
-const SEEN_LIMIT_MS = 30_000;
-const SEEN_INTERVAL_MS = 25;
-const CONFLICTS_MAX = 8;
+const RIGHTS: readonly Right[] = [
+  ['get', 'deployments'],
+  ['patch', 'deployments'],
+  ['get', 'replicasets'],
+  ['list', 'replicasets'],
+  ['patch', 'replicasets'],
+  ['delete', 'replicasets'],
+  ['patch', 'pods'],
+];
 
-const RIGHTS: Record<Exclude<Resource, 'pods'>, readonly Verb[]> = {
-  deployments: ['get', 'patch'],
-  replicasets: ['get', 'list', 'patch', 'delete'],
-};
+/** What the agent needs to hold a Deployment and to give it its pod back, and may not do. */
+export function missingForDeployment(api: KubernetesApi, namespace: string): Promise<string[]> {
+  return missingOf(api, namespace, RIGHTS);
+}
 
-/** The Deployment that a pod belongs to; undefined for a pod of its own. Throws for an owner that cannot be held. */
-export async function ownerOf(api: KubernetesApi, pod: Pod): Promise<Owner | undefined> {
-  const { namespace, uid, ownerReferences } = pod.metadata;
-  const reference = ownerReferences.find(({ controller }) => controller === true);
-  if (reference === undefined) return undefined;
-  await requireRights(api, namespace, nameOf(pod));
+/** The Deployment above the ReplicaSet that a pod belongs to. Throws where there is none, or it cannot be held. */
+export async function deploymentOf(api: KubernetesApi, pod: Pod, reference: OwnerReference): Promise<DeploymentOwner> {
+  const { namespace, uid } = pod.metadata;
+  await requireRights(api, namespace, nameOf(pod), RIGHTS);
   const set = await api.replicaSet(namespace, reference.name);
   const above = set?.metadata.ownerReferences.find(({ controller }) => controller === true);
   const deployment = above?.kind === 'Deployment' ? await api.deployment(namespace, above.name) : undefined;
   if (set?.metadata.uid !== reference.uid || deployment === undefined || deployment.metadata.uid !== above?.uid) {
-    throw refused(nameOf(pod), `its ${reference.kind} ${reference.name} has no Deployment that would make it anew`, {
-      mend: 'Of pods that something else has made, only those of a Deployment can be moved so far.',
+    throw refused(nameOf(pod), {
+      why: `its ${reference.kind} ${reference.name} has no Deployment that would make it anew`,
+      mend: 'Of pods that something else has made, only those of a Deployment or a StatefulSet can be moved so far.',
     });
   }
-  const problem = unfit(deployment, set);
-  if (problem !== undefined)
-    throw refused(nameOf(pod), `its Deployment ${deployment.metadata.name} ${problem.why}`, problem);
   const { name } = deployment.metadata;
+  const problem = unfit(deployment, set);
+  if (problem !== undefined) throw refused(nameOf(pod), { ...problem, why: `its Deployment ${name} ${problem.why}` });
   return {
     kind: 'Deployment',
     name,
@@ -63,7 +76,7 @@ export async function ownerOf(api: KubernetesApi, pod: Pod): Promise<Owner | und
 }
 
 /** One pod and no other, and no roll-out: then "the service" is this pod. */
-function unfit({ metadata, spec, status }: Deployment, set: ReplicaSet): { why: string; mend: string } | undefined {
+function unfit({ metadata, spec, status }: Deployment, set: ReplicaSet): Unfit | undefined {
   if (metadata.deletionTimestamp !== undefined) return { why: 'is being deleted', mend: 'Make it again first.' };
   const away = metadata.annotations[HELD_ANNOTATION];
   if (away !== undefined) {
@@ -81,35 +94,8 @@ function unfit({ metadata, spec, status }: Deployment, set: ReplicaSet): { why: 
   return { why: 'is in the middle of a roll-out', mend: `kubectl rollout status deployment ${metadata.name}` };
 }
 
-async function requireRights(api: KubernetesApi, namespace: string, name: string): Promise<void> {
-  const missing = await missingRights(api, namespace);
-  if (missing.length === 0) return;
-  throw refused(name, `the agent may not ${missing.join(', ')} in namespace ${namespace}, and its owner must be held`, {
-    mend: 'Grant its user these verbs (kubectl create role, kubectl create rolebinding).',
-  });
-}
-
-/** What the agent needs to hold an owner and to give it its pod back, and may not do. */
-export async function missingRights(api: KubernetesApi, namespace: string): Promise<string[]> {
-  const wanted = [
-    ...(['deployments', 'replicasets'] as const).flatMap((kind) => RIGHTS[kind].map((verb) => [kind, verb] as const)),
-    ['pods', 'patch'] as const,
-  ];
-  const allowed = await Promise.all(wanted.map(([kind, verb]) => api.may(verb, kind, namespace)));
-  return wanted.filter((_, at) => allowed[at] !== true).map(([kind, verb]) => `${verb} ${kind}`);
-}
-
-function refused(name: string, why: string, { mend }: { mend: string }): UmsError {
-  return new UmsError('UMS_E_SPECIFICATION', {
-    message: `${name} cannot be moved: ${why}`,
-    fault: 'user',
-    state: 'Nothing was changed.',
-    mend,
-  });
-}
-
 /** From now on nothing that is done to the owner makes another pod, or ends this one. */
-export async function holdOwner(api: KubernetesApi, namespace: string, owner: Owner): Promise<void> {
+export async function holdDeployment(api: KubernetesApi, namespace: string, owner: DeploymentOwner): Promise<void> {
   const paused = await pause(api, namespace, owner);
   await seen(`Deployment ${owner.name} is paused`, async () => {
     const now = await api.deployment(namespace, owner.name);
@@ -123,7 +109,7 @@ export async function holdOwner(api: KubernetesApi, namespace: string, owner: Ow
   });
 }
 
-async function pause(api: KubernetesApi, namespace: string, owner: Owner): Promise<Deployment> {
+async function pause(api: KubernetesApi, namespace: string, owner: DeploymentOwner): Promise<Deployment> {
   for (let tries = 0; tries < CONFLICTS_MAX; tries += 1) {
     const deployment = await api.deployment(namespace, owner.name);
     if (waitsFor(deployment, owner) && deployment.spec.paused) return deployment;
@@ -140,7 +126,12 @@ async function pause(api: KubernetesApi, namespace: string, owner: Owner): Promi
   throw changed(owner);
 }
 
-async function orphan(api: KubernetesApi, namespace: string, owner: Owner, paused: Deployment): Promise<void> {
+async function orphan(
+  api: KubernetesApi,
+  namespace: string,
+  owner: DeploymentOwner,
+  paused: Deployment,
+): Promise<void> {
   for (let tries = 0; tries < CONFLICTS_MAX; tries += 1) {
     const { name, uid } = owner.replicaSet;
     const set = await api.replicaSet(namespace, name);
@@ -160,25 +151,13 @@ async function orphan(api: KubernetesApi, namespace: string, owner: Owner, pause
   throw changed(owner);
 }
 
-function changed({ name }: Owner): UmsError {
-  return new UmsError('UMS_E_ENGINE', {
-    message: `Deployment ${name} was scaled, updated or deleted while its service was about to leave`,
-    fault: 'user',
-    mend: 'Try again when it has settled: kubectl rollout status.',
-  });
-}
-
-async function seen(what: string, look: () => Promise<boolean>): Promise<void> {
-  if (await poll(look, SEEN_LIMIT_MS, SEEN_INTERVAL_MS)) return;
-  throw new UmsError('UMS_E_TIMEOUT', {
-    message: `Kubernetes did not say within ${SEEN_LIMIT_MS} ms that ${what}`,
-    fault: 'ums',
-    mend: 'See whether kube-controller-manager runs, and its log.',
-  });
-}
-
 /** What `kubectl describe deployment` shows of a service that is away. */
-export async function tellWhere(api: KubernetesApi, namespace: string, owner: Owner, where: string): Promise<void> {
+export async function tellDeployment(
+  api: KubernetesApi,
+  namespace: string,
+  owner: DeploymentOwner,
+  where: string,
+): Promise<void> {
   const deployment = await api.deployment(namespace, owner.name);
   if (!waitsFor(deployment, owner)) return;
   const annotations = { [AWAY_ANNOTATION]: `is at ${where} since ${new Date().toISOString()}, moved there by ums` };
@@ -189,11 +168,11 @@ export async function tellWhere(api: KubernetesApi, namespace: string, owner: Ow
  * The pod is its Deployment's again, and what was asked of that meanwhile is done. `returned` is a pod that has come back,
  * which must not be ended by what was said while it was away.
  */
-export async function giveBack(
+export async function giveBackToDeployment(
   api: KubernetesApi,
   namespace: string,
-  owner: Owner,
-  pod: { name: string; uid: string },
+  owner: DeploymentOwner,
+  pod: PodIdentity,
   returned: boolean,
 ): Promise<void> {
   const deployment = await api.deployment(namespace, owner.name);
@@ -215,9 +194,9 @@ export async function giveBack(
 async function withoutOwner(
   api: KubernetesApi,
   namespace: string,
-  owner: Owner,
+  owner: DeploymentOwner,
   deployment: Deployment | undefined,
-  pod: { name: string; uid: string } | undefined,
+  pod: PodIdentity | undefined,
 ): Promise<void> {
   if (!isHeld(await api.replicaSet(namespace, owner.replicaSet.name), owner)) return;
   const isGone = deployment?.metadata.uid !== owner.uid || deployment.metadata.deletionTimestamp !== undefined;
@@ -232,8 +211,8 @@ async function withoutOwner(
 async function disown(
   api: KubernetesApi,
   namespace: string,
-  owner: Owner,
-  { name, uid }: { name: string; uid: string },
+  owner: DeploymentOwner,
+  { name, uid }: PodIdentity,
   waits: boolean,
 ): Promise<void> {
   const { uid: setUid } = owner.replicaSet;
@@ -252,7 +231,7 @@ async function disown(
 }
 
 /** The ReplicaSet that was kept goes. */
-async function letGo(api: KubernetesApi, namespace: string, owner: Owner): Promise<void> {
+async function letGo(api: KubernetesApi, namespace: string, owner: DeploymentOwner): Promise<void> {
   const { name } = owner.replicaSet;
   await seen(`ReplicaSet ${name} is gone`, async () => {
     const set = await api.replicaSet(namespace, name);
@@ -272,8 +251,8 @@ async function letGo(api: KubernetesApi, namespace: string, owner: Owner): Promi
 async function adopted(
   api: KubernetesApi,
   namespace: string,
-  owner: Owner,
-  { name, uid }: { name: string; uid: string },
+  owner: DeploymentOwner,
+  { name, uid }: PodIdentity,
 ): Promise<void> {
   await seen(`Deployment ${owner.name} has pod ${name} back`, async () => {
     const pod = await api.pod(namespace, name);

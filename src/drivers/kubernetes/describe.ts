@@ -91,14 +91,39 @@ function protocolOf(protocol: string): 'tcp' | 'udp' | 'sctp' {
   return protocol === 'UDP' ? 'udp' : protocol === 'SCTP' ? 'sctp' : 'tcp';
 }
 
-/** Volumes that live as long as the pod: their content moves. The others are the cluster's. */
+/** Volumes that live as long as the pod. */
 export function emptyDirs(pod: Pod): string[] {
   return pod.spec.volumes.filter((volume) => 'emptyDir' in volume).map(({ name }) => name);
 }
 
+/** Volumes that it claims to write to: what is in them moves into what is claimed by the same name where it arrives. */
+export function claimedVolumes(pod: Pod): { name: string; claim: string }[] {
+  return pod.spec.volumes.flatMap(({ name, persistentVolumeClaim: claim }) =>
+    claim === undefined || claim.readOnly ? [] : [{ name, claim: claim.claimName }],
+  );
+}
+
+/** Volumes whose content moves. The others are the cluster's. */
+export function movingVolumes(pod: Pod): string[] {
+  return [...emptyDirs(pod), ...claimedVolumes(pod).map(({ name }) => name)];
+}
+
+/** Where the volumes that it claims are on this node, by their names: what its first container has mounted. */
+export function claimPaths(pod: Pod, { sources }: Bundle): Record<string, string> {
+  const { volumeMounts } = theContainer(pod);
+  return Object.fromEntries(
+    claimedVolumes(pod).flatMap(({ name }) => {
+      const mount = volumeMounts.find((each) => each.name === name);
+      const path = mount === undefined ? undefined : sources.get(mount.mountPath);
+      return path === undefined ? [] : [[name, path]];
+    }),
+  );
+}
+
 /** A volume that several containers mount is named once. */
 function mountsOf(pod: Pod): Mount[] {
-  const moving = new Set(emptyDirs(pod));
+  const moving = new Set(movingVolumes(pod));
+  const own = new Set(emptyDirs(pod));
   const mounts = pod.spec.containers.flatMap(({ volumeMounts }) => volumeMounts).toReversed();
   const first = new Map(mounts.map((mount) => [mount.name, mount]));
   return [...first.values()].toReversed().flatMap(({ name, mountPath, readOnly }): Mount[] =>
@@ -110,7 +135,7 @@ function mountsOf(pod: Pod): Mount[] {
             destination: mountPath,
             readOnly,
             options: [],
-            anonymous: true,
+            anonymous: own.has(name),
             labels: {},
             plain: true,
             shared: false,
@@ -127,7 +152,9 @@ export function upperIds({ spec }: Pod): string[] {
 
 /** Where what moves of it is on this node; the bundles are those of its containers. */
 export function sourceTrees(pod: Pod, bundles: readonly Bundle[]): Tree[] {
-  const shm = bundles[0]?.sources.get(SHM);
+  const [first] = bundles;
+  const shm = first?.sources.get(SHM);
+  const claims = first === undefined ? {} : claimPaths(pod, first);
   return [
     ...upperIds(pod).flatMap((id, at) => {
       const path = bundles[at]?.upper;
@@ -139,5 +166,6 @@ export function sourceTrees(pod: Pod, bundles: readonly Bundle[]): Tree[] {
       path: emptyDirPath(pod.metadata.uid, name),
       kind: 'plain' as const,
     })),
+    ...Object.entries(claims).map(([name, path]) => ({ id: `volume:${name}`, path, kind: 'plain' as const })),
   ];
 }

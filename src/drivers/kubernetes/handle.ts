@@ -15,6 +15,8 @@ const handleSchema = z.object({
   container: containerIdSchema.optional(),
   /** Its other containers', in the order of its manifest. */
   more: z.array(containerIdSchema).optional(),
+  /** At the source: where the volumes are that it claims, by their names. */
+  claims: z.record(z.string(), z.string()).optional(),
   /** At the source: what made the pod, and would make another one. */
   owner: ownerSchema.optional(),
   /** The migration whose `create` made it; absent for a pod that somebody else made. */

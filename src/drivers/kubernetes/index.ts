@@ -30,15 +30,18 @@ import { bringToGate, logHere, podName, restoreAll } from './arrival.ts';
 import { errors } from './errors.ts';
 import { canCreate } from './can-create.ts';
 import {
+  claimsFor,
   containersOf,
   createPlace,
   type CreateRecord,
   createRecordSchema,
+  emptyClaims,
   findPlace,
   forget,
   removePlace,
 } from './create.ts';
-import { imageNames, nameOf, sourceTrees, specificationOf } from './describe.ts';
+import { refuseUsedClaims } from './claims.ts';
+import { claimPaths, imageNames, nameOf, sourceTrees, specificationOf } from './describe.ts';
 import { endWhereItStands, leaveGate, requireEnded } from './ending.ts';
 import { fingerprintOf } from './fingerprint.ts';
 import { removeGate } from './gate.ts';
@@ -54,6 +57,7 @@ import { bundleOf, containerIds, runtimeContainer } from './node.ts';
 import { ownerOf } from './owner.ts';
 import { Owners } from './owners.ts';
 import type { Pod } from './schema.ts';
+import { setRecordSchema } from './stateful-set.ts';
 
 /** Milliseconds for CRIU to let go of tasks after its page server went away. */
 const UNTRACED_LIMIT_MS = 60_000;
@@ -66,7 +70,7 @@ const START_LIMIT_MS = 120_000;
 export class KubernetesDriver implements Driver {
   readonly engine = 'kubernetes';
   readonly #cluster = new Cluster();
-  readonly #owners = new Owners(this.#cluster);
+  readonly #owners: Owners;
   readonly #area: RestoreArea;
   readonly #restores: EngineRestore;
   readonly #throttle: Throttle;
@@ -79,6 +83,10 @@ export class KubernetesDriver implements Driver {
     this.#throttle = new Throttle(options.runDir);
     this.#records = new CreateRecords(options.stateDir, 'kubernetes', createRecordSchema);
     this.#known = new Known(this.#cluster, this.#records);
+    this.#owners = new Owners(
+      this.#cluster,
+      new CreateRecords(options.stateDir, 'kubernetes-stateful-sets', setRecordSchema),
+    );
   }
 
   fingerprint(): Promise<EngineFingerprint> {
@@ -144,11 +152,14 @@ export class KubernetesDriver implements Driver {
     }
     refuseShared(summary.name, await Promise.all(containers.map(processesIn)));
     await this.#requireRight(pod);
+    await refuseUsedClaims(await this.#cluster.api(), pod);
     const owner = await ownerOf(await this.#cluster.api(), pod);
     const { namespace, name, uid } = podName(pod);
     const handle: PodHandle = { v: 1, engine: 'kubernetes', namespace, name, uid, container: first.id };
     if (others.length > 0) handle.more = others.map(({ id }) => id);
     if (owner !== undefined) handle.owner = owner;
+    const claims = bundles[0] === undefined ? {} : claimPaths(pod, bundles[0]);
+    if (Object.keys(claims).length > 0) handle.claims = claims;
     return {
       summary,
       specification: specificationOf(pod, await describeImages(imageNames(pod)), owner),
@@ -305,7 +316,10 @@ export class KubernetesDriver implements Driver {
     const { key, name } = readHandle(handle);
     const record = await this.#known.record(key);
     if (record === undefined || key === undefined) throw errors.gone(name);
-    await bringToGate(this.#cluster, record, key, containersOf(record).length);
+    const come = containersOf(record).length;
+    const { bundle } = await bringToGate(this.#cluster, record, key, come);
+    // While the service still runs at the source.
+    if (come === 0) await claimsFor(record, bundle);
   }
 
   async restore(handle: string, request: RestoreRequest): Promise<void> {
@@ -338,7 +352,7 @@ export class KubernetesDriver implements Driver {
     return (await Promise.all(set)).every((done) => done);
   }
 
-  async remove(handle: string, { goneTo }: RemoveOptions): Promise<void> {
+  async remove(handle: string, { goneTo, volumes, keep = [] }: RemoveOptions): Promise<void> {
     const known = readHandle(handle);
     const { key } = known;
     const containers = await this.#known.containers(known);
@@ -346,6 +360,9 @@ export class KubernetesDriver implements Driver {
     const pod = await this.#known.pod(known);
     await Promise.all(containers.map(endWhereItStands));
     if (pod !== undefined) {
+      // As long as the pod is there they are mounted for it, and for nobody else.
+      const claims = key === undefined ? known.claims : (await this.#records.read(key))?.claims;
+      if (volumes) await emptyClaims(claims ?? {}, keep);
       const { namespace, name, uid } = podName(pod);
       await (await this.#cluster.api()).deletePod(namespace, name, uid);
     }

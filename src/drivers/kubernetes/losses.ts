@@ -1,5 +1,5 @@
 import { UmsError } from '#src/telemetry/errors.ts';
-import { emptyDirs, nameOf } from './describe.ts';
+import { claimedVolumes, movingVolumes, nameOf, theContainer } from './describe.ts';
 import { isTokenVolume, RUNTIME_CLASS } from './manifest.ts';
 import type { Owner } from './owner-told.ts';
 import type { Pod, Volume } from './schema.ts';
@@ -12,6 +12,8 @@ interface Reason {
 
 /** Volumes whose content the destination's cluster has, under the same name, or makes itself. */
 const OF_THE_CLUSTER = ['secret', 'configMap', 'projected', 'downwardAPI'];
+/** What may stand above a pod: a ReplicaSet is that of a Deployment, or is refused later. */
+const HELD_KINDS = ['ReplicaSet', 'StatefulSet'];
 const SHARED_WITH_HOST = ['hostPID', 'hostIPC', 'hostNetwork', 'shareProcessNamespace'] as const;
 
 /** Things of a pod that its copy elsewhere will not have, in words for the user. */
@@ -22,11 +24,16 @@ export function lossesOf(pod: Pod, owner?: Owner): string[] {
     ...(owner === undefined
       ? []
       : [
-          `its Deployment ${owner.name}: it waits here until the service comes back, and elsewhere nobody replaces the pod`,
+          `its ${owner.kind} ${owner.name}: it waits here until the service comes back, and elsewhere nobody replaces the pod`,
         ]),
     ...(containers.some(({ imagePullPolicy }) => imagePullPolicy === 'Always')
       ? ['that its image is pulled anew at every start']
       : []),
+    ...pod.spec.volumes.flatMap(({ name, persistentVolumeClaim: claim }) =>
+      claim?.readOnly === true
+        ? [`what is in its volume ${name}, which it only reads: it finds what is claimed there`]
+        : [],
+    ),
     ...(restarts ? ['how often it was started again'] : []),
     `its address: it gets a new one, and open connections are closed${containers.length > 1 ? ', but for those over localhost' : ''}`,
     `its runtime class is ${RUNTIME_CLASS} there, which is runc but for the moment of the restore`,
@@ -63,10 +70,16 @@ function unmovable(pod: Pod): Reason | undefined {
 
 function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
   const owner = metadata.ownerReferences.find(({ controller }) => controller === true);
-  if (owner !== undefined && owner.kind !== 'ReplicaSet') {
+  if (owner?.kind === 'Job') {
+    return {
+      why: `it belongs to Job ${owner.name}, which counts only what its own pods achieve, and would begin it anew`,
+      mend: 'Let it end here; or give it a pod of its own, which can be moved.',
+    };
+  }
+  if (owner !== undefined && !HELD_KINDS.includes(owner.kind)) {
     return {
       why: `it belongs to ${owner.kind} ${owner.name}, which would make another one in its place`,
-      mend: 'Only pods of a Deployment, or of their own, can be moved so far.',
+      mend: 'Only pods of a Deployment or a StatefulSet, or of their own, can be moved so far.',
     };
   }
   if (metadata.deletionTimestamp !== undefined) return { why: 'it is being deleted', mend: 'Make it again first.' };
@@ -129,14 +142,26 @@ function ofContainers(pod: Pod): Reason | undefined {
 }
 
 function ofVolumes(pod: Pod): Reason | undefined {
-  const moving = new Set(emptyDirs(pod));
+  const moving = new Set(movingVolumes(pod));
   const foreign = pod.spec.volumes.find((volume) => !moving.has(volume.name) && !isOfTheCluster(pod, volume));
   if (foreign !== undefined) {
     const kind = Object.keys(foreign).find((field) => field !== 'name') ?? 'unknown';
     return {
       why: `its volume ${foreign.name} is of a kind that cannot be moved yet (${kind})`,
-      mend: `It can have volumes of the kinds emptyDir, ${OF_THE_CLUSTER.join(', ')}.`,
+      mend: `It can have volumes of the kinds emptyDir, persistentVolumeClaim, ${OF_THE_CLUSTER.join(', ')}.`,
     };
+  }
+  const unseen = claimedVolumes(pod).find(
+    ({ name }) => !theContainer(pod).volumeMounts.some((each) => each.name === name),
+  );
+  if (unseen !== undefined) {
+    return {
+      why: `its first container does not mount volume ${unseen.name}, which it claims`,
+      mend: 'Let the container that uses it be the first.',
+    };
+  }
+  if (pod.spec.containers.some(({ volumeDevices }) => volumeDevices.length > 0)) {
+    return { why: 'it has a volume as a device (volumeDevices)', mend: 'Claim it as a file system.' };
   }
   const mounts = pod.spec.containers.flatMap(({ volumeMounts }) => volumeMounts);
   const partial = mounts.find(({ subPath, subPathExpr }) => (subPath ?? '') !== '' || (subPathExpr ?? '') !== '');
@@ -147,5 +172,6 @@ function ofVolumes(pod: Pod): Reason | undefined {
 }
 
 function isOfTheCluster(pod: Pod, volume: Volume): boolean {
-  return isTokenVolume(pod, volume) || OF_THE_CLUSTER.some((kind) => kind in volume);
+  const isReadOnly = volume.persistentVolumeClaim?.readOnly === true;
+  return isReadOnly || isTokenVolume(pod, volume) || OF_THE_CLUSTER.some((kind) => kind in volume);
 }

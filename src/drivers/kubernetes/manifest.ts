@@ -1,15 +1,17 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import type { Specification } from '../specification.ts';
-import type { Owner } from './owner-told.ts';
+import type { DeploymentOwner, Owner } from './owner-told.ts';
 import { type Pod, podSchema, type Volume } from './schema.ts';
 
 /** The runtime class through which a pod is restored, and the annotation that says for which migration. */
 export const RUNTIME_CLASS = 'ums';
 export const MIGRATION_ANNOTATION = 'ums.migration';
-/** Which Deployment a pod left that has none where it is. */
+/** Which owner a pod left that has none where it is. */
 export const OWNER_ANNOTATION = 'ums.owner';
 /** A Deployment adds it to its pods, so that each of its ReplicaSets knows its own. */
 export const HASH_LABEL = 'pod-template-hash';
+/** A StatefulSet adds it, with the name of the template that the pod was made from. */
+export const REVISION_LABEL = 'controller-revision-hash';
 const ACCOUNT_TOKEN = '/var/run/secrets/kubernetes.io/serviceaccount';
 
 /** The volume that the API server adds so that a pod can speak to it: every cluster adds its own. */
@@ -28,7 +30,7 @@ function without<T>(record: Record<string, T>, names: readonly string[]): Record
 
 /** What a person called it by. */
 export function labelsOf({ metadata: { labels } }: Pod): Record<string, string> {
-  return without(labels, [HASH_LABEL]);
+  return without(labels, [HASH_LABEL, REVISION_LABEL]);
 }
 
 /** A pod without what its cluster has added: what a person could have written; and which owner stays behind. */
@@ -69,10 +71,10 @@ export function podOf(specification: Specification): { namespace: string; pod: P
   return { namespace, pod: podSchema.parse(JSON.parse(manifest)) };
 }
 
-/** Where a pod belongs that arrives: to the Deployment that it once left, or to nobody. */
+/** Where a pod belongs that arrives: to the owner that it once left, or to nobody. */
 export interface Place {
   owner?: Owner | undefined;
-  /** What its ReplicaSet knows its pods by. */
+  /** What its ReplicaSet or StatefulSet knows its pods by. */
   labels: Record<string, string>;
 }
 
@@ -86,7 +88,7 @@ export function manifestHere(pod: Pod, place: Place, node: string, key: string):
       name: pod.metadata.name,
       namespace: pod.metadata.namespace,
       labels: { ...pod.metadata.labels, ...place.labels },
-      ...(owner === undefined ? {} : { ownerReferences: [referenceTo(owner)] }),
+      ...(owner?.kind === 'Deployment' ? { ownerReferences: [referenceTo(owner)] } : {}),
       annotations: { ...pod.metadata.annotations, [MIGRATION_ANNOTATION]: key },
     },
     spec: {
@@ -102,6 +104,6 @@ export function manifestHere(pod: Pod, place: Place, node: string, key: string):
   };
 }
 
-function referenceTo({ replicaSet: { name, uid } }: Owner): Record<string, unknown> {
+function referenceTo({ replicaSet: { name, uid } }: DeploymentOwner): Record<string, unknown> {
   return { apiVersion: 'apps/v1', kind: 'ReplicaSet', name, uid, controller: true, blockOwnerDeletion: false };
 }

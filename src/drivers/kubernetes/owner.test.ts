@@ -1,9 +1,28 @@
 import { describe, expect, it } from 'vitest';
 import { labelsOf, manifestHere, manifestOf, OWNER_ANNOTATION } from './manifest.ts';
-import { FINALIZER, HELD_ANNOTATION, isHeld, type Owner, ownerTold, sameTemplate, waitsFor } from './owner-told.ts';
-import { type Deployment, deploymentSchema, type Pod, podSchema, type ReplicaSet, replicaSetSchema } from './schema.ts';
+import {
+  type DeploymentOwner,
+  FINALIZER,
+  HELD_ANNOTATION,
+  isHeld,
+  isKept,
+  ownerTold,
+  possibleSet,
+  sameTemplate,
+  type StatefulSetOwner,
+  waitsFor,
+} from './owner-told.ts';
+import {
+  type Deployment,
+  deploymentSchema,
+  type Pod,
+  podSchema,
+  type ReplicaSet,
+  replicaSetSchema,
+  statefulSetSchema,
+} from './schema.ts';
 
-const OWNER: Owner = {
+const OWNER: DeploymentOwner = {
   kind: 'Deployment',
   name: 'cache',
   uid: 'd-1',
@@ -94,5 +113,42 @@ describe('a Deployment whose pod is away', () => {
   it('is seen to have been given another template', () => {
     expect(sameTemplate(deployment(), replicaSet())).toBe(true);
     expect(sameTemplate(deployment({}, { name: 'c', image: 'redis:8' }), replicaSet())).toBe(false);
+  });
+});
+
+describe('a StatefulSet whose pod is away', () => {
+  const owner: StatefulSetOwner = { kind: 'StatefulSet', name: 'db', uid: 's-1', pod: 'p-1', revision: 'db-7c9' };
+  const set = (metadata: object) =>
+    statefulSetSchema.parse({
+      metadata: { name: 'db', uid: 's-1', resourceVersion: '3', ...metadata },
+      spec: { selector: { matchLabels: { app: 'db' } }, template: { metadata: {}, spec: {} }, serviceName: 'db' },
+    });
+  const noted = { annotations: { [HELD_ANNOTATION]: 'p-1' }, finalizers: [FINALIZER] };
+
+  it('keeps its place for that pod alone, and only as long as it is the same one', () => {
+    expect(isKept(set(noted), owner)).toBe(true);
+    expect(isKept(set({ ...noted, uid: 's-2' }), owner)).toBe(false);
+    expect(isKept(set({ ...noted, finalizers: ['other'] }), owner)).toBe(false);
+    expect(isKept(set({ ...noted, annotations: { [HELD_ANNOTATION]: 'p-2' } }), owner)).toBe(false);
+    expect(isKept(undefined, owner)).toBe(false);
+  });
+
+  it('has its pod back under the name of its template, without being its owner before it is made again', () => {
+    const sent = podSchema.parse({
+      metadata: { name: 'db-0', labels: { app: 'db', 'controller-revision-hash': 'db-7c9' } },
+      spec: { containers: [{ name: 'c', image: 'redis' }] },
+    });
+    const away = podSchema.parse(manifestOf(sent, owner));
+    expect(away.metadata.labels).toEqual({ app: 'db' });
+    expect(ownerTold(away)).toEqual(owner);
+    const labels = { 'controller-revision-hash': owner.revision };
+    const back = podSchema.parse(manifestHere(away, { owner, labels }, 'a', 'm-1'));
+    expect(back.metadata.labels).toEqual({ app: 'db', 'controller-revision-hash': 'db-7c9' });
+    expect(back.metadata.ownerReferences).toEqual([]);
+  });
+
+  it('is the only one that a pod of its name could belong to', () => {
+    expect(possibleSet(pod())).toBeUndefined();
+    expect(possibleSet({ ...pod(), metadata: { ...pod().metadata, name: 'my-db-12' } })).toBe('my-db');
   });
 });

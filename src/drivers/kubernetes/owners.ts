@@ -1,24 +1,32 @@
+import type { CreateRecords } from '../oci/records.ts';
 import type { Cluster } from './api.ts';
 import type { CreateRecord } from './create.ts';
 import type { PodHandle } from './handle.ts';
-import { giveBack, holdOwner, tellWhere } from './owner.ts';
+import { giveBack, holdOwner, type OwnerMeans, tellWhere } from './owner.ts';
 import { ownerTold } from './owner-told.ts';
 import { podSchema } from './schema.ts';
+import type { SetRecord } from './stateful-set.ts';
 
 /** The owners of the pods that handles mean; pods of their own have none, and nothing is asked for them. */
 export class Owners {
   readonly #cluster: Cluster;
+  readonly #records: CreateRecords<SetRecord>;
   /** Pods whose owners are held since this agent runs: the service need not wait for them to say so again. */
   readonly #held = new Set<string>();
 
-  constructor(cluster: Cluster) {
+  constructor(cluster: Cluster, records: CreateRecords<SetRecord>) {
     this.#cluster = cluster;
+    this.#records = records;
+  }
+
+  async #means(): Promise<OwnerMeans> {
+    return { api: await this.#cluster.api(), records: this.#records };
   }
 
   /** While the service still runs: an owner takes its time. */
   async hold({ namespace, owner }: PodHandle): Promise<void> {
     if (owner === undefined || this.#held.has(owner.pod)) return;
-    await holdOwner(await this.#cluster.api(), namespace, owner);
+    await holdOwner(await this.#means(), namespace, owner);
     this.#held.add(owner.pod);
   }
 
@@ -26,7 +34,7 @@ export class Owners {
   async stays({ namespace, name, uid, owner }: PodHandle): Promise<void> {
     if (owner === undefined || uid === undefined) return;
     this.#held.delete(owner.pod);
-    await giveBack(await this.#cluster.api(), namespace, owner, { name, uid }, false);
+    await giveBack(await this.#means(), namespace, owner, { name, uid }, false);
   }
 
   /** The service has come back for good: nobody can call it back any more, so its owner may do with it what it likes. */
@@ -35,12 +43,12 @@ export class Owners {
     const owner =
       record?.owner ?? (record === undefined ? undefined : ownerTold(podSchema.parse(JSON.parse(record.manifest))));
     if (owner === undefined) return;
-    await giveBack(await this.#cluster.api(), namespace, owner, { name, uid: record?.uid ?? '' }, true);
+    await giveBack(await this.#means(), namespace, owner, { name, uid: record?.uid ?? '' }, true);
   }
 
   async left({ namespace, owner }: PodHandle, goneTo: string | undefined): Promise<void> {
     if (owner === undefined || goneTo === undefined) return;
     this.#held.delete(owner.pod);
-    await tellWhere(await this.#cluster.api(), namespace, owner, goneTo);
+    await tellWhere(await this.#means(), namespace, owner, goneTo);
   }
 }

@@ -21,7 +21,10 @@ const containerStatusSchema = z.object({
 });
 
 /** A volume has one key beside its name: its kind. */
-const volumeSchema = z.looseObject({ name });
+const volumeSchema = z.looseObject({
+  name,
+  persistentVolumeClaim: z.looseObject({ claimName: name, readOnly: z.boolean().default(false) }).optional(),
+});
 const volumeMountSchema = z.looseObject({
   name,
   mountPath: z.string().startsWith('/'),
@@ -49,18 +52,19 @@ export const containerSchema = z.looseObject({
   ),
   tty: z.boolean().default(false),
   stdin: z.boolean().default(false),
+  volumeDevices: nullableList(z.unknown()),
   livenessProbe: z.unknown().optional(),
   startupProbe: z.unknown().optional(),
 });
 
-const ownerReferencesSchema = nullableList(
-  z.looseObject({
-    kind: z.string(),
-    name: z.string(),
-    uid: z.string().default(''),
-    controller: z.boolean().optional(),
-  }),
-);
+const ownerReferenceSchema = z.looseObject({
+  kind: z.string(),
+  name: z.string(),
+  uid: z.string().default(''),
+  controller: z.boolean().optional(),
+});
+export type OwnerReference = z.infer<typeof ownerReferenceSchema>;
+const ownerReferencesSchema = nullableList(ownerReferenceSchema);
 
 export const podSchema = z.looseObject({
   apiVersion: z.string().optional(),
@@ -118,6 +122,11 @@ const ownedMetadataSchema = z.object({
 /** A pod's template, compared as a whole, but for the label that its Deployment adds. */
 const templateSchema = z.looseObject({ metadata: z.looseObject({ labels: nullableRecord(z.string()) }) });
 
+const selectorSchema = z.looseObject({
+  matchLabels: nullableRecord(z.string()),
+  matchExpressions: nullableList(z.unknown()),
+});
+
 export const deploymentSchema = z.object({
   metadata: ownedMetadataSchema,
   spec: z.object({ replicas: z.int().default(1), paused: z.boolean().default(false), template: templateSchema }),
@@ -135,16 +144,37 @@ export const replicaSetSchema = z.object({
   metadata: ownedMetadataSchema,
   spec: z.object({
     replicas: z.int().default(1),
-    selector: z.object({
-      matchLabels: nullableRecord(z.string()),
-      matchExpressions: nullableList(z.unknown()),
-    }),
+    selector: selectorSchema,
     template: templateSchema,
   }),
   status: z.object({ replicas: z.int().default(0) }).default({ replicas: 0 }),
 });
 export type ReplicaSet = z.infer<typeof replicaSetSchema>;
 export const replicaSetListSchema = z.object({ items: z.array(replicaSetSchema).max(10_000) });
+
+/** It is made again as it was, so nothing of what it says is left out. */
+export const statefulSetSchema = z.object({
+  metadata: ownedMetadataSchema.extend({ labels: nullableRecord(z.string()) }),
+  spec: z.looseObject({
+    replicas: z.int().default(1),
+    selector: selectorSchema,
+    template: templateSchema,
+    updateStrategy: z.looseObject({ type: z.string() }).optional(),
+    persistentVolumeClaimRetentionPolicy: z.looseObject({ whenDeleted: z.string().optional() }).optional(),
+  }),
+  status: z
+    .object({
+      observedGeneration: z.int().default(0),
+      replicas: z.int().default(0),
+      updatedReplicas: z.int().default(0),
+      currentRevision: z.string().default(''),
+      updateRevision: z.string().default(''),
+    })
+    .default({ observedGeneration: 0, replicas: 0, updatedReplicas: 0, currentRevision: '', updateRevision: '' }),
+});
+export type StatefulSet = z.infer<typeof statefulSetSchema>;
+export const claimSchema = z.object({ status: z.object({ phase: z.string().default('') }).default({ phase: '' }) });
+export type Claim = z.infer<typeof claimSchema>;
 export const versionSchema = z.object({ gitVersion: z.string() });
 export const nodeSchema = z.object({
   metadata: z.object({ name }),

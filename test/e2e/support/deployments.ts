@@ -3,7 +3,7 @@ import type { Host } from '#lab/host.ts';
 import { z } from 'zod';
 import { until } from './moves.ts';
 
-/** Deployments of one replica in the lab, and what kubectl shows of them. */
+/** Deployments and StatefulSets of one replica in the lab, and what kubectl shows of them. */
 const SEEN_LIMIT_MS = 60_000;
 const EXEC_LIMIT_MS = 30_000;
 
@@ -34,6 +34,51 @@ export function deploymentOf(name: string, command: string[], image = command[0]
   };
 }
 
+export function statefulSetOf(name: string, command: string[], image?: string) {
+  const { spec, ...rest } = deploymentOf(name, command, image);
+  return { ...rest, kind: 'StatefulSet', spec: { ...spec, serviceName: name } };
+}
+
+const CLAIM = { storageClassName: '', accessModes: ['ReadWriteOnce'], resources: { requests: { storage: '64Mi' } } };
+
+/** The same with a volume of its own, claimed for its pod, at /data. */
+export function storingSetOf(name: string, command: string[], image?: string) {
+  const { spec, ...rest } = statefulSetOf(name, command, image);
+  const containers = spec.template.spec.containers.map((container) => ({
+    ...container,
+    volumeMounts: [{ name: 'data', mountPath: '/data' }],
+  }));
+  const template = { ...spec.template, spec: { ...spec.template.spec, containers } };
+  return { ...rest, spec: { ...spec, template, volumeClaimTemplates: [{ metadata: { name: 'data' }, spec: CLAIM }] } };
+}
+
+/** What an administrator has ready for it: a directory of the node, and the claim. */
+export async function makeClaim(host: Host, name: string): Promise<string> {
+  const path = `/srv/${name}`;
+  const claim = `data-${name}-0`;
+  const { resources, ...rest } = CLAIM;
+  await apply(host, {
+    apiVersion: 'v1',
+    kind: 'PersistentVolume',
+    metadata: { name },
+    spec: {
+      ...rest,
+      capacity: resources.requests,
+      hostPath: { path, type: 'DirectoryOrCreate' },
+      claimRef: { namespace: 'default', name: claim },
+    },
+  });
+  const spec = { ...CLAIM, volumeName: name };
+  await apply(host, { apiVersion: 'v1', kind: 'PersistentVolumeClaim', metadata: { name: claim }, spec });
+  return path;
+}
+
+export async function removeClaim(host: Host, name: string): Promise<void> {
+  await kubectl(host, 'delete', 'persistentvolumeclaim', `data-${name}-0`);
+  await kubectl(host, 'delete', 'persistentvolume', name);
+  await host.exec('rm', ['-rf', `/srv/${name}`]);
+}
+
 export async function apply(host: Host, manifest: object): Promise<void> {
   await host.exec('kubectl', ['apply', '-f', '-'], { input: JSON.stringify(manifest) });
 }
@@ -61,10 +106,16 @@ const listSchema = z.object({
         name: z.string(),
         uid: z.string(),
         annotations: z.record(z.string(), z.string()).default({}),
+        labels: z.record(z.string(), z.string()).default({}),
+        deletionTimestamp: z.string().optional(),
         finalizers: z.array(z.string()).default([]),
         ownerReferences: z.array(z.object({ name: z.string(), uid: z.string() })).default([]),
       }),
-      spec: z.looseObject({ replicas: z.int().optional(), paused: z.boolean().default(false) }),
+      spec: z.looseObject({
+        replicas: z.int().optional(),
+        paused: z.boolean().default(false),
+        updateStrategy: z.looseObject({ type: z.string().optional() }).optional(),
+      }),
     }),
   ),
 });
@@ -78,6 +129,12 @@ export const podsOf = (host: Host, name: string) => listed(host, 'pods', '-l', `
 export async function theDeployment(host: Host, name: string) {
   const found = (await listed(host, 'deployments')).find(({ metadata }) => metadata.name === name);
   assert.ok(found !== undefined, `no deployment ${name} on ${host.name}`);
+  return found;
+}
+
+export async function theStatefulSet(host: Host, name: string) {
+  const found = (await listed(host, 'statefulsets')).find(({ metadata }) => metadata.name === name);
+  assert.ok(found !== undefined, `no StatefulSet ${name} on ${host.name}`);
   return found;
 }
 
@@ -108,4 +165,29 @@ export async function isOwnersAgain(host: Host, name: string, pod: string): Prom
     own.metadata.ownerReferences.some(({ uid }) => uid === metadata.uid),
     'which is the Deployment’s',
   );
+}
+
+/** The same of a StatefulSet, which has been made again since; the uid of its pod. */
+export async function isSetsAgain(host: Host, name: string): Promise<string> {
+  await until(`${name} is whole again`, SEEN_LIMIT_MS, async () =>
+    /^\S+\s+1\/1\s/.test(await kubectl(host, 'get', 'statefulset', name, '--no-headers')) ? true : undefined,
+  );
+  const { metadata, spec } = await theStatefulSet(host, name);
+  assert.equal(metadata.deletionTimestamp, undefined);
+  assert.deepEqual(metadata.finalizers, []);
+  assert.equal(spec.updateStrategy?.type, 'RollingUpdate', 'as it was');
+  assert.deepEqual(
+    Object.keys(metadata.annotations).filter((each) => each.startsWith('ums.')),
+    [],
+  );
+  const [only, ...more] = await podsOf(host, name);
+  assert.deepEqual(more, [], 'one pod');
+  assert.equal(only?.metadata.name, `${name}-0`);
+  assert.equal('ums.owner' in only.metadata.annotations, false);
+  assert.deepEqual(
+    only.metadata.ownerReferences.map(({ uid }) => uid),
+    [metadata.uid],
+    'the pod is the StatefulSet’s',
+  );
+  return only.metadata.uid;
 }
