@@ -3,6 +3,8 @@ import { createContainerdDriver } from './containerd/index.ts';
 import { createDockerDriver } from './docker/index.ts';
 import { createInitDriver } from './init/index.ts';
 import { createKubernetesDriver } from './kubernetes/index.ts';
+import { createMarathonDriver } from './marathon/index.ts';
+import { createNomadDriver } from './nomad/index.ts';
 import { createPodmanDriver } from './podman/index.ts';
 import { createRuncDriver } from './runc/index.ts';
 import { createSwarmDriver } from './swarm/index.ts';
@@ -12,6 +14,8 @@ const FACTORIES: Record<Exclude<EngineName, 'init'>, (options: DriverOptions) =>
   containerd: createContainerdDriver,
   docker: createDockerDriver,
   kubernetes: createKubernetesDriver,
+  marathon: createMarathonDriver,
+  nomad: createNomadDriver,
   podman: createPodmanDriver,
   runc: createRuncDriver,
   swarm: createSwarmDriver,

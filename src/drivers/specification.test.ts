@@ -12,6 +12,15 @@ describe('the name of an engine', () => {
   });
 
   it('can be asked for only if it is one of a host that ums knows', () => {
-    expect(hostEngineSchema.options).toEqual(['runc', 'podman', 'docker', 'containerd', 'kubernetes', 'swarm']);
+    expect(hostEngineSchema.options).toEqual([
+      'runc',
+      'podman',
+      'docker',
+      'containerd',
+      'kubernetes',
+      'swarm',
+      'nomad',
+      'marathon',
+    ]);
   });
 });

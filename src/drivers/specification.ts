@@ -100,7 +100,17 @@ export const healthCheckSchema = z.object({
   onFailure: z.enum(['none', 'kill', 'restart', 'stop']),
 });
 
-const knownEngineSchema = z.enum(['runc', 'podman', 'docker', 'containerd', 'kubernetes', 'swarm', 'init']);
+const knownEngineSchema = z.enum([
+  'runc',
+  'podman',
+  'docker',
+  'containerd',
+  'kubernetes',
+  'swarm',
+  'nomad',
+  'marathon',
+  'init',
+]);
 /** Those of hosts, which a person can ask for. */
 export const hostEngineSchema = knownEngineSchema.exclude(['init']);
 /** An engine whose driver is not a part of ums has a name that no later one of ums can have. */

@@ -379,7 +379,7 @@ const SIDES = {
   containerd: ContainerdSide,
   runc: RuncSide,
   'x-minibox': MiniboxSide,
-} satisfies Record<Exclude<EngineName, 'kubernetes' | 'swarm' | 'init'>, unknown>;
+} satisfies Record<Exclude<EngineName, 'kubernetes' | 'swarm' | 'nomad' | 'marathon' | 'init'>, unknown>;
 
 /** Drivers of ums's own must pass everything. */
 const ALL = {};

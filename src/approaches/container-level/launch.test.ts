@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { hostEngineSchema } from '#src/drivers/specification.ts';
 import { granted, launcherOf } from './launch.ts';
 import { CAPABILITIES } from './needs.ts';
 
@@ -9,7 +10,7 @@ describe('a capsule that is started for another', () => {
   });
 
   it('can be started under every engine that there is a driver for, and under no other', () => {
-    for (const engine of ['podman', 'docker', 'containerd', 'kubernetes', 'swarm', 'runc']) {
+    for (const engine of hostEngineSchema.options) {
       expect(launcherOf(engine)?.image, engine).toContain('ums-capsule');
     }
     expect(launcherOf('mesos')).toBeUndefined();

@@ -2,9 +2,14 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { ownHost } from '#src/drivers/marathon/index.ts';
+import { runApp } from '#src/drivers/marathon/launch.ts';
+import { NomadApi } from '#src/drivers/nomad/api.ts';
+import { runJob } from '#src/drivers/nomad/launch.ts';
 import { createService, swarmInfo } from '#src/drivers/swarm/api.ts';
 import { run, type RunResult } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
+import { capsuleApp, capsuleJob } from './launch-scheduled.ts';
 import { CAPSULE_IMAGE, INIT } from './layout.ts';
 import { CAPABILITIES, SECURITY_OPTIONS } from './needs.ts';
 
@@ -170,19 +175,25 @@ function bundleTaken(bundle: string): UmsError {
   });
 }
 
+const INSPECT_IMAGE = ['image', 'inspect', '--format', '{{.Id}}', CAPSULE_IMAGE];
+/** Schedulers whose containers are Docker's take the image from there. */
+const fromDocker = { image: CAPSULE_IMAGE, hasImage: () => knows('docker', INSPECT_IMAGE) };
+
+/** Some ask a registry for a name, or wait for its answer; for an id none does. */
+async function imageId(): Promise<string> {
+  return (await command('docker', INSPECT_IMAGE)).stdout.trim();
+}
+
 /** By Docker's interface, because no command of Docker's lets a service go without a seccomp filter. */
 const swarm: Launcher = {
-  image: CAPSULE_IMAGE,
-  hasImage: () => knows('docker', ['image', 'inspect', '--format', '{{.Id}}', CAPSULE_IMAGE]),
+  ...fromDocker,
   start: async ({ name, args, capabilities }) => {
-    // By its id: for a name Swarm asks a registry, and waits for the answer.
-    const image = (await command('docker', ['image', 'inspect', '--format', '{{.Id}}', CAPSULE_IMAGE])).stdout.trim();
     const { NodeID: node } = await swarmInfo();
     await createService({
       Name: name,
       TaskTemplate: {
         ContainerSpec: {
-          Image: image,
+          Image: await imageId(),
           Args: args,
           CapabilityAdd: granted(capabilities).map((each) => `CAP_${each}`),
           Privileges: { Seccomp: { Mode: 'unconfined' }, AppArmor: { Mode: 'disabled' } },
@@ -198,6 +209,36 @@ const swarm: Launcher = {
   },
 };
 
+/** A job on the node that this host is. */
+const nomad: Launcher = {
+  ...fromDocker,
+  start: async ({ name, args, capabilities }) => {
+    const api = NomadApi.here();
+    const [image, node] = await Promise.all([imageId(), api.ownNode()]);
+    if (node === undefined) throw noNode();
+    const { ID: id, Datacenter: datacenter, NodePool: pool } = node;
+    const place = { node: id, datacenter, pool, namespace: api.namespace };
+    await runJob(capsuleJob({ name, args, image, grants: granted(capabilities) }, place), api);
+  },
+};
+
+function noNode(): UmsError {
+  return new UmsError('UMS_E_ENGINE', {
+    message: 'The agent of Nomad that answers is a server alone, and runs nothing.',
+    fault: 'destination',
+    state: 'Nothing was changed.',
+    mend: 'Name the agent that is a client on this host by NOMAD_ADDR in the environment of the agent of ums.',
+  });
+}
+
+/** An app on this host. Mesos takes an image that Docker has by its name, unless it is told to ask for a newer one. */
+const marathon: Launcher = {
+  ...fromDocker,
+  start: async ({ name, args, capabilities }) => {
+    await runApp(name, capsuleApp({ args, image: CAPSULE_IMAGE, grants: granted(capabilities) }, ownHost()));
+  },
+};
+
 const LAUNCHERS: Readonly<Record<string, Launcher>> = {
   podman: likeDocker('podman', LOCAL_IMAGE),
   docker: likeDocker('docker', CAPSULE_IMAGE),
@@ -205,6 +246,8 @@ const LAUNCHERS: Readonly<Record<string, Launcher>> = {
   kubernetes,
   runc,
   swarm,
+  nomad,
+  marathon,
 };
 
 export function launcherOf(engine: string): Launcher | undefined {

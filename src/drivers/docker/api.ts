@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
-import { PassThrough, type Readable } from 'node:stream';
+import { PassThrough } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
-import { type Answerer, messageIn, parseAnswer, required } from '../oci/answers.ts';
+import { type Answerer, messageIn, parseAnswer, readText, required } from '../oci/answers.ts';
 import {
   type Image,
   imageSchema,
@@ -25,7 +25,6 @@ const QUERY_LIMIT_MS = 30_000;
 const CHANGE_LIMIT_MS = 120_000;
 /** Loading and saving an image are as long as its bytes take; so long nothing may arrive. */
 const IDLE_LIMIT_MS = 120_000;
-const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
 
 const dispatcher = new Agent({ connect: { socketPath: SOCKET }, connections: 16, pipelining: 1 });
 const loadedSchema = z.object({ error: z.string().optional(), stream: z.string().optional() });
@@ -65,7 +64,7 @@ export async function call<T>(path: string, schema: z.ZodType<T>, options: Call 
       ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
     }),
   );
-  const text = await readAll(answer.body, path);
+  const text = await readText(answer.body, path, ANSWERER.name);
   if (absent.includes(answer.statusCode)) return undefined;
   if (answer.statusCode >= 400) throw refusal(answer.statusCode, path, text);
   return parse(schema, text === '' ? 'null' : text, path);
@@ -83,20 +82,6 @@ async function reach<T>(path: string, method: string, ask: () => Promise<T>): Pr
       cause: error,
     });
   }
-}
-
-async function readAll(body: Readable, path: string): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of body) {
-    if (!Buffer.isBuffer(chunk)) continue;
-    chunks.push(chunk);
-    bytes += chunk.length;
-    if (bytes > ANSWER_LIMIT_BYTES) {
-      throw new UmsError('UMS_E_ENGINE', { message: `Docker's answer to ${path} is too long`, fault: 'ums' });
-    }
-  }
-  return Buffer.concat(chunks).toString('utf8');
 }
 
 function refusal(status: number, path: string, text: string): DockerRefusal {
@@ -124,6 +109,14 @@ export async function inspectContainer(reference: string): Promise<Inspect | und
   const found = await call(`/containers/${encodeURIComponent(reference)}/json`, inspectSchema, { absent: [404] });
   // Docker takes an id's beginning too; only the whole of either will do here.
   return found !== undefined && (found.Id === reference || found.Name === `/${reference}`) ? found : undefined;
+}
+
+/** The container that has this label with this value; of several the newest. */
+export async function labelledContainer(label: string, value: string): Promise<Inspect | undefined> {
+  const filters = encodeURIComponent(JSON.stringify({ label: [`${label}=${value}`] }));
+  const found = required(await call(`/containers/json?all=1&filters=${filters}`, listedSchema));
+  const [newest] = found.toSorted((left, right) => right.Created - left.Created);
+  return newest === undefined ? undefined : await inspectContainer(newest.Id);
 }
 
 export async function createContainer(name: string, body: unknown): Promise<string> {
@@ -214,7 +207,9 @@ export async function saveImage(id: string, sink: NodeJS.WritableStream, signal:
       bodyTimeout: IDLE_LIMIT_MS,
     }),
   );
-  if (answer.statusCode >= 400) throw refusal(answer.statusCode, path, await readAll(answer.body, path));
+  if (answer.statusCode >= 400) {
+    throw refusal(answer.statusCode, path, await readText(answer.body, path, ANSWERER.name));
+  }
   await pipeline(answer.body, sink, { signal });
 }
 
@@ -235,7 +230,7 @@ export async function loadImage(source: NodeJS.ReadableStream, signal: AbortSign
       bodyTimeout: IDLE_LIMIT_MS,
     }),
   );
-  const text = await readAll(answer.body, path);
+  const text = await readText(answer.body, path, ANSWERER.name);
   if (answer.statusCode >= 400) throw refusal(answer.statusCode, path, text);
   // What fails while the archive is read is told in a line of the answer, whose status was sent before.
   for (const line of text.split('\n').filter((each) => each.trim() !== '')) {

@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
-import { type Answerer, messageIn, parseAnswer, required } from '../oci/answers.ts';
+import { type Answerer, messageIn, parseAnswer, readText, required } from '../oci/answers.ts';
 import { type ClusterAccess, findKubeconfig, readKubeconfig } from './config.ts';
 import {
   type Claim,
@@ -28,7 +28,6 @@ import {
 /** The API server of the cluster that this host is a node of, typed. It is asked every time; nothing is remembered here. */
 const LIMIT_MS = 30_000;
 const MERGE_PATCH = 'application/merge-patch+json';
-const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
 const NOT_FOUND = 404;
 const CONFLICT = 409;
 
@@ -107,7 +106,7 @@ export class KubernetesApi {
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       }),
     );
-    const text = await this.#reach(`${method} ${path}`, () => readAll(answer.body, path));
+    const text = await this.#reach(`${method} ${path}`, () => readText(answer.body, path, ANSWERER.name));
     if (absent.includes(answer.statusCode)) return undefined;
     if (answer.statusCode >= 400) throw new KubernetesRefusal(answer.statusCode, path, messageIn(text));
     return parse(schema, text, path);
@@ -275,20 +274,6 @@ function podPath(namespace: string, name: string): string {
 function appPath(namespace: string, kind: App, name?: string): string {
   const all = `/apis/apps/v1/namespaces/${segment(namespace)}/${kind}`;
   return name === undefined ? all : `${all}/${segment(name)}`;
-}
-
-async function readAll(body: AsyncIterable<unknown>, path: string): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of body) {
-    if (!Buffer.isBuffer(chunk)) continue;
-    chunks.push(chunk);
-    bytes += chunk.length;
-    if (bytes > ANSWER_LIMIT_BYTES) {
-      throw new UmsError('UMS_E_ENGINE', { message: `Kubernetes' answer to ${path} is too long`, fault: 'ums' });
-    }
-  }
-  return Buffer.concat(chunks).toString('utf8');
 }
 
 const ANSWERER: Answerer = {

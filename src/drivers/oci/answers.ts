@@ -19,6 +19,24 @@ export function required<T>(answer: T | undefined): T {
   return answer;
 }
 
+/** An answer beyond this is none of an engine that works. */
+const ANSWER_LIMIT_BYTES = 64 * 1024 * 1024;
+
+/** The whole of an answer; one that does not end is left where it is. */
+export async function readText(body: AsyncIterable<unknown>, path: string, name: string): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of body) {
+    if (!Buffer.isBuffer(chunk)) continue;
+    chunks.push(chunk);
+    bytes += chunk.length;
+    if (bytes > ANSWER_LIMIT_BYTES) {
+      throw new UmsError('UMS_E_ENGINE', { message: `${name}'s answer to ${path} is too long`, fault: 'ums' });
+    }
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
 const refusalSchema = z.object({ message: z.string() });
 
 /** The engine's own sentence in its refusal, or the beginning of whatever came instead. */

@@ -19,6 +19,11 @@ const KEEPERS: readonly { label: string; who: (value: string) => string; mend: s
     mend: 'Run its image as a container of its own, or in a capsule (ums capsule wrap).',
   },
   {
+    label: 'MESOS_TASK_ID',
+    who: (task) => `the task ${task} of Mesos`,
+    mend: 'Run its image as a container of its own, or in a capsule (ums capsule wrap).',
+  },
+  {
     label: 'com.amazonaws.ecs.task-arn',
     who: (task) => `the task ${task} of Amazon ECS`,
     mend: 'Run its image as a container of its own, or in a capsule (ums capsule wrap).',
