@@ -181,13 +181,13 @@ async function filesIn(host: Host, path: string): Promise<string[]> {
   return (await host.exec('ls', ['-A', path])).stdout.split('\n').filter((line) => line !== '');
 }
 
+const shownSet = (name: string) => kubectl(alpha, 'get', 'statefulset', name, '--no-headers');
+
 async function uidOf(pod: string): Promise<string> {
   return await kubectl(alpha, 'get', 'pod', pod, '-o', 'jsonpath={.metadata.uid}');
 }
 
 void describe('a pod of a StatefulSet', { timeout: TEST_LIMIT_MS }, () => {
-  const shownSet = (name: string) => kubectl(alpha, 'get', 'statefulset', name, '--no-headers');
-
   void it('moves to another cluster and back, and its owner neither makes another one nor loses it', async (t) => {
     const name = 'store';
     const run = ['sh', '-c', `mkdir -p /data && exec ${WORKLOAD} run --bind 0.0.0.0 --mib 4`];

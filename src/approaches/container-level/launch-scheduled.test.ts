@@ -12,7 +12,13 @@ describe('an empty capsule', () => {
     const place = { node: '5f1c2a3e', datacenter: 'dc1', pool: 'edge', namespace: 'shop' };
     const image = `sha256:${'a'.repeat(64)}`;
     const job = capsuleJob({ name: 'cache', args: ARGS, image, grants: granted(['MKNOD']) }, place);
-    expect(job).toMatchObject({ ID: 'cache', Namespace: 'shop', Type: 'service', Datacenters: ['dc1'], NodePool: 'edge' });
+    expect(job).toMatchObject({
+      ID: 'cache',
+      Namespace: 'shop',
+      Type: 'service',
+      Datacenters: ['dc1'],
+      NodePool: 'edge',
+    });
     expect(job).toHaveProperty('Constraints', [{ LTarget: '${node.unique.id}', RTarget: '5f1c2a3e', Operand: '=' }]);
     expect(job).toHaveProperty('TaskGroups.length', 1);
     expect(job).toHaveProperty('TaskGroups.0.Count', 1);

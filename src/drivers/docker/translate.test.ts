@@ -121,7 +121,9 @@ describe('what cannot be kept', () => {
       /web of Docker Swarm, which would make another/,
     );
     const mesos = { MESOS_TASK_ID: 'prod_web.instance-5c1d' };
-    expect(judged((inspect) => (inspect.Config.Labels = mesos))).toThrow(/prod_web\S+ of Mesos, which would make another/);
+    expect(judged((inspect) => (inspect.Config.Labels = mesos))).toThrow(
+      /prod_web\S+ of Mesos, which would make another/,
+    );
     const { original } = byName('plain');
     expect(() => refuseUnmovable(original, ['name=seccomp,profile=builtin', 'name=userns'])).toThrow(/user namespace/);
   });

@@ -2,10 +2,10 @@ import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { imagesOf, type Specification, specificationSchema } from '../specification.ts';
 import { accessOf } from './config.ts';
-import { sourceTrees, specificationOf } from './describe.ts';
+import { movingVolumes, sourceTrees, specificationOf } from './describe.ts';
 import { stateOfAll } from './group.ts';
 import { fullName, parseImages } from './images.ts';
-import { refuseUnmovable } from './losses.ts';
+import { lossesOf, refuseUnmovable } from './losses.ts';
 import { manifestHere, podOf } from './manifest.ts';
 import { type Bundle, containerId, containerIds, emptyDirPath, upperOf } from './node.ts';
 import { type Pod, podSchema } from './schema.ts';
@@ -162,9 +162,14 @@ describe('a pod of several containers', () => {
 
 describe('what cannot be moved', () => {
   const refused: [string, RegExp, Parameters<typeof podSeen>[0]][] = [
-    ['an owner', /StatefulSet web/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner] })],
+    ['an owner', /DaemonSet web/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner('DaemonSet')] })],
+    ['a job', /counts only/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner('Job')] })],
     ['a host path', /hostPath/, ({ spec }) => (spec['volumes'] = [{ name: 'v', hostPath: { path: '/' } }])],
-    ['a claim', /persistentVolumeClaim/, ({ spec }) => (spec['volumes'] = [{ name: 'v', persistentVolumeClaim: {} }])],
+    [
+      'a claim that its first container does not have',
+      /does not mount volume v/,
+      ({ spec }) => (spec['volumes'] = [{ name: 'v', persistentVolumeClaim: { claimName: 'c' } }]),
+    ],
     ['the host’s network', /hostNetwork/, ({ spec }) => (spec['hostNetwork'] = true)],
     ['init containers', /init containers/, ({ spec }) => (spec['initContainers'] = [{}])],
     [
@@ -176,7 +181,7 @@ describe('what cannot be moved', () => {
     ['one that has ended', /container job has ended/, withEnded],
     ['another runtime', /gvisor/, ({ spec }) => (spec['runtimeClassName'] = 'gvisor')],
   ];
-  const owner = { kind: 'StatefulSet', name: 'web', controller: true };
+  const owner = (kind: string) => ({ kind, name: 'web', controller: true });
 
   function withEnded(pod: Parameters<NonNullable<Parameters<typeof podSeen>[0]>>[0]): void {
     pod.spec['containers'] = [
@@ -188,6 +193,17 @@ describe('what cannot be moved', () => {
 
   it('is refused with the reason', () => {
     expect(() => refuseUnmovable(podSeen())).not.toThrow();
+    const claiming = podSeen(({ spec }) => {
+      const read = { claimName: 'r', readOnly: true };
+      spec['volumes'] = [
+        { name: 'v', persistentVolumeClaim: { claimName: 'c' } },
+        { name: 'r', persistentVolumeClaim: read },
+      ];
+      spec['containers'] = [{ name: 'main', image: 'redis', volumeMounts: [{ name: 'v', mountPath: '/v' }] }];
+    });
+    expect(() => refuseUnmovable(claiming)).not.toThrow();
+    expect(movingVolumes(claiming)).toEqual(['v']);
+    expect(lossesOf(claiming).join()).toMatch(/in its volume r, which it only reads/);
     for (const [, reason, edit] of refused) expect(() => refuseUnmovable(podSeen(edit))).toThrow(reason);
   });
 });

@@ -116,13 +116,15 @@ describe('a Deployment whose pod is away', () => {
   });
 });
 
+function set(metadata: object) {
+  return statefulSetSchema.parse({
+    metadata: { name: 'db', uid: 's-1', resourceVersion: '3', ...metadata },
+    spec: { selector: { matchLabels: { app: 'db' } }, template: { metadata: {}, spec: {} }, serviceName: 'db' },
+  });
+}
+
 describe('a StatefulSet whose pod is away', () => {
   const owner: StatefulSetOwner = { kind: 'StatefulSet', name: 'db', uid: 's-1', pod: 'p-1', revision: 'db-7c9' };
-  const set = (metadata: object) =>
-    statefulSetSchema.parse({
-      metadata: { name: 'db', uid: 's-1', resourceVersion: '3', ...metadata },
-      spec: { selector: { matchLabels: { app: 'db' } }, template: { metadata: {}, spec: {} }, serviceName: 'db' },
-    });
   const noted = { annotations: { [HELD_ANNOTATION]: 'p-1' }, finalizers: [FINALIZER] };
 
   it('keeps its place for that pod alone, and only as long as it is the same one', () => {

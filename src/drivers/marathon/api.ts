@@ -3,15 +3,7 @@ import { z } from 'zod';
 import { required } from '../oci/answers.ts';
 import { HttpApi, SchedulerRefusal } from '../scheduler/http.ts';
 import { type MarathonAccess, readAccess } from './access.ts';
-import {
-  type App,
-  appsSchema,
-  changedSchema,
-  type Info,
-  infoSchema,
-  oneAppSchema,
-  versionsSchema,
-} from './schema.ts';
+import { type App, appsSchema, changedSchema, type Info, infoSchema, oneAppSchema, versionsSchema } from './schema.ts';
 
 /** Marathon's HTTP interface, version 2. */
 const NOT_FOUND = 404;

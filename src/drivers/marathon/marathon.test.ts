@@ -32,10 +32,15 @@ interface Stage {
   driver: SchedulerDriver<Seen, MarathonHandle>;
 }
 
+const NAMES = ['alpha', 'alpha.example', '192.0.2.10'];
+
+function nobody(): never {
+  throw new Error('nobody may be asked');
+}
+
 function staged(access: MarathonAccess, docker: FakeDocker, limit_ms?: number): Stage {
   const api = new MarathonApi(access, limit_ms);
-  const names = () => ['alpha', 'alpha.example', '192.0.2.10'];
-  const scheduler = new MarathonScheduler({ docker, api: () => api, installed: () => true, names });
+  const scheduler = new MarathonScheduler({ docker, api: () => api, installed: () => true, names: () => NAMES });
   const driver = new SchedulerDriver(scheduler, docker, { start_ms: SHORT_MS, end_ms: SHORT_MS });
   return { docker, api, scheduler, driver };
 }
@@ -154,10 +159,7 @@ describe('apps of Marathon', () => {
 
 describe('a Marathon', () => {
   it('that nobody has named costs no request and has nothing', async () => {
-    const api = () => {
-      throw new Error('nobody may be asked');
-    };
-    const scheduler = new MarathonScheduler({ docker: new FakeDocker(), api, installed: () => false });
+    const scheduler = new MarathonScheduler({ docker: new FakeDocker(), api: nobody, installed: () => false });
     const driver = new SchedulerDriver(scheduler);
     expect(await driver.list()).toEqual([]);
     expect(await driver.fingerprint()).toMatchObject({ available: false, mend: expect.stringMatching(/MARATHON_URL/) });

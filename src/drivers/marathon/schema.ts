@@ -24,9 +24,7 @@ export const appSchema = z.object({
   instances: z.int().min(0),
   /** When somebody changed or scaled it last. */
   version: z.iso.datetime(),
-  container: z
-    .object({ type: z.string().default(''), docker: z.object({ image: z.string() }).nullish() })
-    .nullish(),
+  container: z.object({ type: z.string().default(''), docker: z.object({ image: z.string() }).nullish() }).nullish(),
   constraints: nullableList(constraintSchema),
   tasks: nullableList(taskSchema),
   lastTaskFailure: z.object({ message: z.string().default(''), state: z.string().default('') }).nullish(),

@@ -76,7 +76,7 @@ export class NomadApi {
    * False when the job is no longer the one of this index; with 0, when there is one of its name already. Then nothing of it
    * is overwritten.
    */
-  async register(job: { Namespace: string }, index: number): Promise<boolean> {
+  async register(job: { Namespace: string; [field: string]: unknown }, index: number): Promise<boolean> {
     const namespace = encodeURIComponent(job.Namespace);
     const body = { Job: job, EnforceIndex: true, JobModifyIndex: index };
     try {

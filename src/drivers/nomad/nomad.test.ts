@@ -198,13 +198,15 @@ function theJob(): Job {
   return jobSchema.parse(found?.response.body);
 }
 
+function nobody(): never {
+  throw new Error('nobody may be asked');
+}
+
 describe('a Nomad', () => {
   it('that is not installed costs no request and has nothing', async () => {
-    const installed = () => Promise.resolve(false);
-    const api = () => {
-      throw new Error('nobody may be asked');
-    };
-    const driver = new SchedulerDriver(new NomadScheduler({ docker: new FakeDocker(), api, installed }));
+    const driver = new SchedulerDriver(
+      new NomadScheduler({ docker: new FakeDocker(), api: nobody, installed: () => Promise.resolve(false) }),
+    );
     expect(await driver.list()).toEqual([]);
     expect(await driver.fingerprint()).toMatchObject({ available: false, problem: 'Nomad is not here' });
   });
