@@ -70,6 +70,10 @@ export async function makeClaim(host: Host, name: string): Promise<string> {
   });
   const spec = { ...CLAIM, volumeName: name };
   await apply(host, { apiVersion: 'v1', kind: 'PersistentVolumeClaim', metadata: { name: claim }, spec });
+  const phase = ['get', 'persistentvolumeclaim', claim, '-o', 'jsonpath={.status.phase}'];
+  await until(`${claim} is bound`, SEEN_LIMIT_MS, async () =>
+    (await kubectl(host, ...phase)) === 'Bound' ? true : undefined,
+  );
   return path;
 }
 
