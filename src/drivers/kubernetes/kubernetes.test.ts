@@ -160,6 +160,8 @@ describe('a pod of several containers', () => {
   });
 });
 
+const owner = (kind: string) => ({ kind, name: 'web', controller: true });
+
 describe('what cannot be moved', () => {
   const refused: [string, RegExp, Parameters<typeof podSeen>[0]][] = [
     ['an owner', /DaemonSet web/, (pod) => (pod['metadata'] = { name: 'x', ownerReferences: [owner('DaemonSet')] })],
@@ -181,7 +183,6 @@ describe('what cannot be moved', () => {
     ['one that has ended', /container job has ended/, withEnded],
     ['another runtime', /gvisor/, ({ spec }) => (spec['runtimeClassName'] = 'gvisor')],
   ];
-  const owner = (kind: string) => ({ kind, name: 'web', controller: true });
 
   function withEnded(pod: Parameters<NonNullable<Parameters<typeof podSeen>[0]>>[0]): void {
     pod.spec['containers'] = [
