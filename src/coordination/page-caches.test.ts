@@ -15,11 +15,8 @@ afterEach(() => rm(root, { recursive: true, force: true }));
 
 async function leave(uid: string, pages: number, at: number, limit_bytes: number): Promise<void> {
   const writer = await writePageCache({ pageCaches: { root, limit_bytes } }, uid);
-  writer?.add(
-    Buffer.alloc(pages * PAGE_BYTES, at),
-    pages,
-    BigUint64Array.from({ length: pages }, (_, n) => BigInt(n + 1)),
-  );
+  const halves = Uint32Array.from({ length: pages * 2 }, (_, n) => n + 1);
+  writer?.add(Buffer.alloc(pages * PAGE_BYTES, at), pages, halves);
   await writer?.finish();
   if (writer !== undefined) await utimes(join(root, uid, 'pages'), at, at);
 }

@@ -24,8 +24,11 @@ export async function requireAllFrozen(pid: number, workDir: string): Promise<vo
 
 /**
  * Ends frozen processes without one more instruction of theirs: the kernel kills frozen tasks where they stand. True when
- * all have ended; otherwise they will. With `at once` the group is thawed as soon as all have the signal: an engine that
- * cleans up when the first process has ended (Docker) would find a group that is still frozen to be paused, and leave it.
+ * all have ended; otherwise they will. With `at once` the group is thawed before they end: an engine that cleans up when the
+ * first process has ended (Docker) would find a group that is still frozen to be paused, and leave it. The stop signal
+ * keeps them where they are: a task that leaves the kernel's freezer looks for signals before it returns to its program,
+ * and so does each thread of one that is told to stop (signal.c, get_signal). Thawing them right after they were killed is
+ * not enough: it waits for a lock of all control groups, an engine may be faster.
  */
 export async function killFrozen(
   freezer: Freezer,
@@ -33,16 +36,19 @@ export async function killFrozen(
   thaw: 'at once' | 'when empty' = 'when empty',
 ): Promise<boolean> {
   if (freezer.version === 2) {
+    if (thaw === 'at once') {
+      for (const pid of pids) signal(pid, 'SIGSTOP');
+      thawGroup(freezer);
+    }
     writeFileSync(join(freezer.directory, 'cgroup.kill'), '1');
     // Every process has the signal by now, with which it runs nothing of its own any more.
-    if (thaw === 'at once') thawKilled(freezer);
     const ended = await poll(() => isEmpty(freezer), KILL_LIMIT_MS);
     // A group that stays frozen without processes looks paused to runc for ever.
-    if (ended) thawKilled(freezer);
+    if (ended) thawGroup(freezer);
     return ended;
   }
   // The first version lets tasks die only once they are thawed; with the signal pending they run nothing of theirs.
-  for (const pid of pids) kill(pid);
+  for (const pid of pids) signal(pid, 'SIGKILL');
   await writeFile(join(freezer.directory, 'freezer.state'), 'THAWED');
   return false;
 }
@@ -56,7 +62,7 @@ async function isEmpty(freezer: Freezer): Promise<boolean> {
   }
 }
 
-function thawKilled(freezer: Freezer): void {
+function thawGroup(freezer: Freezer): void {
   try {
     writeFileSync(join(freezer.directory, 'cgroup.freeze'), '0', { flag: 'r+' });
   } catch (error) {
@@ -65,9 +71,9 @@ function thawKilled(freezer: Freezer): void {
   }
 }
 
-function kill(pid: number): void {
+function signal(pid: number, name: 'SIGKILL' | 'SIGSTOP'): void {
   try {
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, name);
   } catch (error) {
     if (!isMissing(error)) throw error;
   }

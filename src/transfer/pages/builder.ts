@@ -200,7 +200,7 @@ export class FrameBuilder {
     const filled = this.#filled;
     const wantsCache = cache?.open === true;
     if (dedupe !== undefined || wantsCache) hashPages(buffer, filled, this.#hashes);
-    if (wantsCache) cache.add(buffer, filled, this.#hashes);
+    if (wantsCache) cache.add(buffer, filled, this.#halves);
     if (dedupe === undefined || raw) {
       this.#describeAll(filled);
       return 0;

@@ -69,8 +69,15 @@ function parseJson(text: string): unknown {
   }
 }
 
-const BUFFER_PAGES = 256;
-const BUFFERS_MAX = 16;
+const BLOCK_PAGES = 256;
+const BLOCKS_MAX = 16;
+/** Pages on their way to the disk, and the hash of each in halves. */
+interface Block {
+  content: Buffer;
+  hashes: Uint32Array;
+  pages: number;
+}
+
 /**
  * After so much the kernel is asked to write to the disk what it has. Left to itself it waits until there are gigabytes,
  * and writes them when the service stands still.
@@ -87,11 +94,11 @@ export class PageCacheWriter {
   readonly #file: FileHandle;
   readonly #limit_pages: number;
   readonly #seen: HashSet;
-  readonly #free: Buffer[] = [];
-  #current: Buffer | undefined;
-  #currentHashes: bigint[] = [];
-  #buffers = 0;
-  #hashes: BigUint64Array;
+  readonly #free: Block[] = [];
+  #current: Block | undefined;
+  #blocks = 0;
+  /** Of all pages that are written, in halves. */
+  #hashes: Uint32Array;
   #written = 0;
   #queue: Promise<void> = Promise.resolve();
   #unsynced_bytes = 0;
@@ -107,7 +114,7 @@ export class PageCacheWriter {
     this.#file = file;
     this.#limit_pages = limit_pages;
     this.#seen = new HashSet(limit_pages);
-    this.#hashes = new BigUint64Array(Math.min(4096, limit_pages));
+    this.#hashes = new Uint32Array(2 * Math.min(4096, limit_pages));
   }
 
   static async create(dir: string, limit_bytes: number): Promise<PageCacheWriter> {
@@ -123,16 +130,19 @@ export class PageCacheWriter {
     return this.#finished === undefined && this.#failure === undefined && this.#seen.size < this.#limit_pages;
   }
 
-  /** Takes copies of the pages in `content`. */
-  add(content: Buffer, pages: number, hashes: BigUint64Array): void {
+  /** Takes copies of the pages in `content`; `halves` has the hash of each as two words, the low one first. */
+  add(content: Buffer, pages: number, halves: Uint32Array): void {
     for (let page = 0; page < pages && this.open; page += 1) {
-      const hash = hashes[page] ?? 0n;
-      const buffer = this.#room();
-      if (buffer === undefined) return;
-      if (!this.#seen.add(hash)) continue;
-      content.copy(buffer, this.#currentHashes.length * PAGE_BYTES, page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
-      this.#currentHashes.push(hash);
-      if (this.#currentHashes.length === BUFFER_PAGES) this.#flush();
+      const low = halves[page * 2] ?? 0;
+      const high = halves[page * 2 + 1] ?? 0;
+      const block = this.#room();
+      if (block === undefined) return;
+      if (!this.#seen.add(low, high)) continue;
+      content.copy(block.content, block.pages * PAGE_BYTES, page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+      block.hashes[block.pages * 2] = low;
+      block.hashes[block.pages * 2 + 1] = high;
+      block.pages += 1;
+      if (block.pages === BLOCK_PAGES) this.#flush();
     }
   }
 
@@ -159,7 +169,7 @@ export class PageCacheWriter {
       await rm(this.#work, { recursive: true, force: true });
       throw pagesFailed('the cache of pages could not be written', 'source');
     }
-    const hashes = this.#hashes.subarray(0, this.#written);
+    const hashes = this.#hashes.subarray(0, this.#written * 2);
     await writeFile(join(this.#work, 'hashes'), new Uint8Array(hashes.buffer, 0, hashes.byteLength), { mode: 0o600 });
     const manifest = manifestSchema.parse({ version: VERSION, pages: this.#written });
     await writeFile(join(this.#work, 'cache.json'), JSON.stringify(manifest), { mode: 0o600 });
@@ -189,44 +199,46 @@ export class PageCacheWriter {
     await this.#file.close();
   }
 
-  #room(): Buffer | undefined {
+  #room(): Block | undefined {
     if (this.#current !== undefined) return this.#current;
     this.#current = this.#free.pop();
-    if (this.#current === undefined && this.#buffers < BUFFERS_MAX) {
-      this.#buffers += 1;
-      this.#current = Buffer.allocUnsafeSlow(BUFFER_PAGES * PAGE_BYTES);
+    if (this.#current === undefined && this.#blocks < BLOCKS_MAX) {
+      this.#blocks += 1;
+      const content = Buffer.allocUnsafeSlow(BLOCK_PAGES * PAGE_BYTES);
+      this.#current = { content, hashes: new Uint32Array(2 * BLOCK_PAGES), pages: 0 };
     }
     return this.#current;
   }
 
   #flush(): void {
-    const buffer = this.#current;
-    const hashes = this.#currentHashes;
-    if (buffer === undefined || hashes.length === 0) return;
+    const block = this.#current;
+    if (block === undefined || block.pages === 0) return;
     this.#current = undefined;
-    this.#currentHashes = [];
     this.#queue = this.#queue
-      .then(() => this.#write(buffer, hashes))
+      .then(() => this.#write(block))
       .catch((error: unknown) => {
         this.#failure ??= error;
       })
-      .finally(() => this.#free.push(buffer));
+      .finally(() => {
+        block.pages = 0;
+        this.#free.push(block);
+      });
   }
 
-  async #write(buffer: Buffer, hashes: readonly bigint[]): Promise<void> {
-    const length = hashes.length * PAGE_BYTES;
+  async #write({ content, hashes, pages }: Block): Promise<void> {
+    const length = pages * PAGE_BYTES;
     let done = 0;
     while (done < length) {
       const position = this.#written * PAGE_BYTES + done;
-      done += (await this.#file.write(buffer, done, length - done, position)).bytesWritten;
+      done += (await this.#file.write(content, done, length - done, position)).bytesWritten;
     }
-    if (this.#written + hashes.length > this.#hashes.length) {
-      const larger = new BigUint64Array(Math.min(CACHE_PAGES_MAX, this.#hashes.length * 2));
+    if ((this.#written + pages) * 2 > this.#hashes.length) {
+      const larger = new Uint32Array(Math.min(2 * CACHE_PAGES_MAX, this.#hashes.length * 2));
       larger.set(this.#hashes);
       this.#hashes = larger;
     }
-    for (const [at, hash] of hashes.entries()) this.#hashes[this.#written + at] = hash;
-    this.#written += hashes.length;
+    this.#hashes.set(hashes.subarray(0, pages * 2), this.#written * 2);
+    this.#written += pages;
     this.#unsynced_bytes += length;
     if (this.#unsynced_bytes >= SYNC_BYTES && this.#syncing === undefined && !this.#isCalm) this.#sync();
   }
@@ -243,10 +255,10 @@ export class PageCacheWriter {
   }
 }
 
-/** Hashes that were seen: open addressing, 8 bytes a slot, grown as needed. */
+/** Hashes that were seen: open addressing, 8 bytes a slot, grown as needed. In halves, which are numbers and no objects. */
 class HashSet {
   readonly #limit: number;
-  #slots = new BigUint64Array(8192);
+  #slots = new Uint32Array(2 * 8192);
   size = 0;
 
   constructor(limit: number) {
@@ -254,28 +266,35 @@ class HashSet {
   }
 
   /** False when it was there already, or there is no room. */
-  add(hash: bigint): boolean {
+  add(low: number, high: number): boolean {
     if (this.size >= this.#limit) return false;
-    if (this.size * 3 > this.#slots.length * 2) this.#grow();
-    if (!insert(this.#slots, hash)) return false;
+    if (this.size * 3 > this.#slots.length) this.#grow();
+    if (!insert(this.#slots, low, high)) return false;
     this.size += 1;
     return true;
   }
 
   #grow(): void {
-    const larger = new BigUint64Array(this.#slots.length * 2);
-    for (const hash of this.#slots) if (hash !== 0n) insert(larger, hash);
+    const slots = this.#slots;
+    const larger = new Uint32Array(slots.length * 2);
+    for (let at = 0; at < slots.length; at += 2) {
+      const low = slots[at] ?? 0;
+      const high = slots[at + 1] ?? 0;
+      if (low !== 0 || high !== 0) insert(larger, low, high);
+    }
     this.#slots = larger;
   }
 }
 
-function insert(slots: BigUint64Array, hash: bigint): boolean {
-  const mask = slots.length - 1;
-  for (let at = Number(hash & 0xffffffn) & mask; ; at = (at + 1) & mask) {
-    const there = slots[at];
-    if (there === hash) return false;
-    if (there === 0n) {
-      slots[at] = hash;
+/** No hash is 0, which marks a slot that is free. */
+function insert(slots: Uint32Array, low: number, high: number): boolean {
+  const mask = slots.length / 2 - 1;
+  for (let slot = low & mask; ; slot = (slot + 1) & mask) {
+    const at = slot * 2;
+    if (slots[at] === low && slots[at + 1] === high) return false;
+    if (slots[at] === 0 && slots[at + 1] === 0) {
+      slots[at] = low;
+      slots[at + 1] = high;
       return true;
     }
   }

@@ -78,9 +78,9 @@ export async function makeClaim(host: Host, name: string): Promise<string> {
 }
 
 export async function removeClaim(host: Host, name: string): Promise<void> {
-  await kubectl(host, 'delete', 'persistentvolumeclaim', `data-${name}-0`);
-  await kubectl(host, 'delete', 'persistentvolume', name);
-  await host.exec('rm', ['-rf', `/srv/${name}`]);
+  // They go when the last pod that used them has gone.
+  await kubectl(host, 'delete', 'persistentvolumeclaim', `data-${name}-0`, '--wait=false');
+  await kubectl(host, 'delete', 'persistentvolume', name, '--wait=false');
 }
 
 export async function apply(host: Host, manifest: object): Promise<void> {
