@@ -61,6 +61,7 @@ import { addressOf, handleOf, runtimeRoot, volumesOf } from './surroundings.ts';
 const UNTRACED_LIMIT_MS = 60_000;
 const FREEZE_LIMIT_MS = 10_000;
 const THAW_LIMIT_MS = 5000;
+const START_LIMIT_MS = 30_000;
 const END_LIMIT_MS = 30_000;
 /** What Docker gives a service to end by itself, unless the service says otherwise, and what is added for Docker. */
 const STOP_LIMIT_S = 10;
@@ -438,6 +439,13 @@ export class DockerDriver implements Driver {
       await this.#endProcesses(container, inspect);
     }
     await this.start(handle);
+    // By its restart policy Docker may begin it, too, and then says that it runs before it does.
+    if (await poll(async () => (await this.state(handle)) === 'running', START_LIMIT_MS, 20)) return;
+    throw new UmsError('UMS_E_ENGINE', {
+      message: `${container.name} was begun anew and does not run`,
+      fault: 'service',
+      mend: `See docker logs ${container.name}.`,
+    });
   }
 
   async stop(handle: string): Promise<void> {
