@@ -6,7 +6,7 @@ import { run } from '#src/telemetry/exec.ts';
 import { UmsError } from '#src/telemetry/errors.ts';
 import { APP_PARTS, copyPackages, copyParts } from '../images/app.ts';
 import { diffId, type ImageParts, packArchive } from '../images/archive.ts';
-import { compileAhead, compiledEnvironment } from '../images/compiled.ts';
+import { compileAhead, compiledExports } from '../images/compiled.ts';
 import { buildDebian, debianArchives, debianRecipe } from '../images/debian.ts';
 import { APP, CAPSULE_IMAGE, COMPILED, INIT, NODE } from './layout.ts';
 
@@ -182,10 +182,9 @@ async function putApp(checkout: string, tree: string): Promise<void> {
   await putSources(checkout, join(tree, APP));
   const command = join(tree, 'usr', 'local', 'bin', 'ums');
   await mkdir(dirname(command), { recursive: true });
-  const compiled = Object.entries(compiledEnvironment(COMPILED)).map(([name, value]) => `${name}=${value}`);
   await writeFile(
     command,
-    `#!/bin/sh\nunset NODE_OPTIONS\nexport ${compiled.join(' ')}\nexec ${NODE} --disable-warning=ExperimentalWarning ${APP}/src/cli/main.ts "$@"\n`,
+    `#!/bin/sh\nunset NODE_OPTIONS\nexport ${compiledExports(COMPILED)}\nexec ${NODE} --disable-warning=ExperimentalWarning ${APP}/src/cli/main.ts "$@"\n`,
   );
   await chmod(command, 0o755);
   const init = join(tree, INIT);

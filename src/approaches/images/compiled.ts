@@ -18,6 +18,13 @@ export function compiledEnvironment(directory: string): Record<string, string> {
   return { NODE_COMPILE_CACHE: directory, NODE_COMPILE_CACHE_PORTABLE: '1' };
 }
 
+/** The same for a shell, as words of `export`. */
+export function compiledExports(directory: string): string {
+  return Object.entries(compiledEnvironment(directory))
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ');
+}
+
 /**
  * Fills `directory`, which is to lie beside the copy of ums in `app`, for an agent with these flags and for command lines;
  * `more` are modules that these have in common beyond ums's own, none of which may do anything by being loaded.

@@ -7,7 +7,7 @@ import { UmsError } from '#src/telemetry/errors.ts';
 import { run } from '#src/telemetry/exec.ts';
 import { APP_PARTS, copyPackages, copyParts } from '../images/app.ts';
 import { type ImageParts, packArchive, unpackArchive, withLayer } from '../images/archive.ts';
-import { compileAhead, compiledEnvironment } from '../images/compiled.ts';
+import { compileAhead, compiledExports } from '../images/compiled.ts';
 import { addPrograms } from './programs.ts';
 
 const TAR_LIMIT_MS = 300_000;
@@ -115,9 +115,8 @@ async function addOurs(tree: string, migratable: Migratable, request: Migratable
 }
 
 function commandScript(): string {
-  const compiled = Object.entries(compiledEnvironment(LAYOUT.compiled)).map(([name, value]) => `${name}=${value}`);
   return `#!${LAYOUT.bin}/busybox sh
-export PATH=${LAYOUT.bin} LD_LIBRARY_PATH=${LAYOUT.lib} UMS_RUN_DIR="\${UMS_RUN_DIR:-${HOME}/run}" UMS_STATE_DIR="\${UMS_STATE_DIR:-${HOME}/state}" ${compiled.join(' ')}
+export PATH=${LAYOUT.bin} LD_LIBRARY_PATH=${LAYOUT.lib} UMS_RUN_DIR="\${UMS_RUN_DIR:-${HOME}/run}" UMS_STATE_DIR="\${UMS_STATE_DIR:-${HOME}/state}" ${compiledExports(LAYOUT.compiled)}
 exec ${LAYOUT.bin}/node --disable-warning=ExperimentalWarning ${LAYOUT.app}/src/cli/main.ts "$@"
 `;
 }

@@ -1,10 +1,15 @@
 import type { KubernetesApi } from './api.ts';
 import { nameOf } from './describe.ts';
-import { HASH_LABEL, OWNER_ANNOTATION } from './manifest.ts';
+import { HASH_LABEL } from './manifest.ts';
 import {
   changed,
   CONFLICTS_MAX,
+  disownPod,
+  leaving,
+  leftFor,
   missingOf,
+  NOTHING_NOTED,
+  othersThanOurs,
   type PodIdentity,
   refused,
   requireRights,
@@ -115,11 +120,7 @@ async function pause(api: KubernetesApi, namespace: string, owner: DeploymentOwn
     if (waitsFor(deployment, owner) && deployment.spec.paused) return deployment;
     if (deployment?.metadata.uid !== owner.uid || deployment.spec.replicas !== 1) throw changed(owner);
     const { resourceVersion } = deployment.metadata;
-    const annotations = {
-      [HELD_ANNOTATION]: owner.pod,
-      [AWAY_ANNOTATION]: `is being moved by ums since ${new Date().toISOString()}`,
-    };
-    const patch = { metadata: { resourceVersion, annotations }, spec: { paused: true } };
+    const patch = { metadata: { resourceVersion, annotations: leaving(owner) }, spec: { paused: true } };
     const done = await api.patchDeployment(namespace, owner.name, patch);
     if (done !== undefined) return done;
   }
@@ -160,8 +161,7 @@ export async function tellDeployment(
 ): Promise<void> {
   const deployment = await api.deployment(namespace, owner.name);
   if (!waitsFor(deployment, owner)) return;
-  const annotations = { [AWAY_ANNOTATION]: `is at ${where} since ${new Date().toISOString()}, moved there by ums` };
-  await api.patchDeployment(namespace, owner.name, { metadata: { annotations } });
+  await api.patchDeployment(namespace, owner.name, { metadata: { annotations: leftFor(where) } });
 }
 
 /**
@@ -186,8 +186,7 @@ export async function giveBackToDeployment(
   });
   await letGo(api, namespace, owner);
   await adopted(api, namespace, owner, pod);
-  const annotations = { [HELD_ANNOTATION]: null, [AWAY_ANNOTATION]: null };
-  await api.patchDeployment(namespace, owner.name, { metadata: { annotations } });
+  await api.patchDeployment(namespace, owner.name, { metadata: { annotations: NOTHING_NOTED } });
 }
 
 /** It was not held; or the Deployment was deleted meanwhile, and then what it had goes with it, but not what came back. */
@@ -225,9 +224,7 @@ async function disown(
       return !isHeld(set, owner) || set.status.replicas > 0;
     });
   }
-  await api.patchPod(namespace, name, {
-    metadata: { ownerReferences: null, annotations: { [OWNER_ANNOTATION]: null } },
-  });
+  await disownPod(api, namespace, name);
 }
 
 /** The ReplicaSet that was kept goes. */
@@ -238,7 +235,7 @@ async function letGo(api: KubernetesApi, namespace: string, owner: DeploymentOwn
     if (set?.metadata.uid !== owner.replicaSet.uid) return true;
     const { resourceVersion, finalizers, deletionTimestamp } = set.metadata;
     if (!finalizers.includes(FINALIZER)) return deletionTimestamp === undefined;
-    const left = finalizers.filter((each) => each !== FINALIZER);
+    const left = othersThanOurs(finalizers);
     await api.patchReplicaSet(namespace, name, { metadata: { resourceVersion, finalizers: left } });
     return false;
   });

@@ -1,14 +1,10 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import { claimedVolumes, movingVolumes, nameOf, theContainer } from './describe.ts';
 import { isTokenVolume, RUNTIME_CLASS } from './manifest.ts';
+import { refused, type Unfit } from './owner-steps.ts';
 import type { Owner } from './owner-told.ts';
 import type { Pod, Volume } from './schema.ts';
 import { sharedBetween } from './shared.ts';
-
-interface Reason {
-  why: string;
-  mend: string;
-}
 
 /** Volumes whose content the destination's cluster has, under the same name, or makes itself. */
 const OF_THE_CLUSTER = ['secret', 'configMap', 'projected', 'downwardAPI'];
@@ -44,13 +40,7 @@ export function lossesOf(pod: Pod, owner?: Owner): string[] {
 /** Throws for what cannot be moved at all, with the reason. */
 export function refuseUnmovable(pod: Pod): void {
   const reason = unmovable(pod);
-  if (reason === undefined) return;
-  throw new UmsError('UMS_E_SPECIFICATION', {
-    message: `${nameOf(pod)} cannot be moved: ${reason.why}`,
-    fault: 'user',
-    state: 'Nothing was changed.',
-    mend: reason.mend,
-  });
+  if (reason !== undefined) throw refused(nameOf(pod), reason);
 }
 
 /** Throws for what its containers have open together, and each would have for itself afterwards. */
@@ -64,11 +54,11 @@ export function refuseShared(name: string, groups: readonly (readonly number[])[
   });
 }
 
-function unmovable(pod: Pod): Reason | undefined {
+function unmovable(pod: Pod): Unfit | undefined {
   return ofTheWhole(pod) ?? ofOtherContainers(pod) ?? ofContainers(pod) ?? ofVolumes(pod);
 }
 
-function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
+function ofTheWhole({ metadata, spec }: Pod): Unfit | undefined {
   const owner = metadata.ownerReferences.find(({ controller }) => controller === true);
   if (owner?.kind === 'Job') {
     return {
@@ -100,7 +90,7 @@ function ofTheWhole({ metadata, spec }: Pod): Reason | undefined {
 }
 
 /** Containers that are not made by being named in the pod's list of containers, or do not live as long as it. */
-function ofOtherContainers({ spec, status }: Pod): Reason | undefined {
+function ofOtherContainers({ spec, status }: Pod): Unfit | undefined {
   const sidecar = spec.initContainers.find(({ restartPolicy }) => restartPolicy === 'Always');
   if (sidecar !== undefined) {
     return {
@@ -128,7 +118,7 @@ function ofOtherContainers({ spec, status }: Pod): Reason | undefined {
   return undefined;
 }
 
-function ofContainers(pod: Pod): Reason | undefined {
+function ofContainers(pod: Pod): Unfit | undefined {
   if (pod.spec.containers.some((one) => one.livenessProbe !== undefined || one.startupProbe !== undefined)) {
     return {
       why: 'the kubelet would take it for dead and kill it while it stands still (livenessProbe, startupProbe)',
@@ -141,7 +131,7 @@ function ofContainers(pod: Pod): Reason | undefined {
   return undefined;
 }
 
-function ofVolumes(pod: Pod): Reason | undefined {
+function ofVolumes(pod: Pod): Unfit | undefined {
   const moving = new Set(movingVolumes(pod));
   const foreign = pod.spec.volumes.find((volume) => !moving.has(volume.name) && !isOfTheCluster(pod, volume));
   if (foreign !== undefined) {

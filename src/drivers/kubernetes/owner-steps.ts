@@ -1,6 +1,8 @@
 import { UmsError } from '#src/telemetry/errors.ts';
 import { poll } from '../oci/cgroup.ts';
 import type { KubernetesApi, Resource, Verb } from './api.ts';
+import { OWNER_ANNOTATION } from './manifest.ts';
+import { AWAY_ANNOTATION, FINALIZER, HELD_ANNOTATION, type Owner } from './owner-told.ts';
 
 /** What holding any owner of a pod has in common: rights, refusals, and waiting for a controller. */
 const SEEN_LIMIT_MS = 30_000;
@@ -54,6 +56,30 @@ export function changed({ kind, name }: { kind: string; name: string }): UmsErro
     message: `${kind} ${name} was scaled, updated or deleted while its service was about to leave`,
     fault: 'user',
     mend: 'Try again when it has settled: kubectl rollout status.',
+  });
+}
+
+/** What an owner notes when the service of this pod is about to leave. */
+export function leaving(owner: Owner): Record<string, string> {
+  return { [HELD_ANNOTATION]: owner.pod, [AWAY_ANNOTATION]: `is being moved by ums since ${new Date().toISOString()}` };
+}
+
+/** What it notes when it has left, for people to see. */
+export function leftFor(where: string): Record<string, string> {
+  return { [AWAY_ANNOTATION]: `is at ${where} since ${new Date().toISOString()}, moved there by ums` };
+}
+
+/** When its service is its own again. */
+export const NOTHING_NOTED = { [HELD_ANNOTATION]: null, [AWAY_ANNOTATION]: null };
+
+export function othersThanOurs(finalizers: readonly string[]): string[] {
+  return finalizers.filter((each) => each !== FINALIZER);
+}
+
+/** The pod belongs to nothing, and is taken by whoever looks for its labels. */
+export async function disownPod(api: KubernetesApi, namespace: string, name: string): Promise<void> {
+  await api.patchPod(namespace, name, {
+    metadata: { ownerReferences: null, annotations: { [OWNER_ANNOTATION]: null } },
   });
 }
 

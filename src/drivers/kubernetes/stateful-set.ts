@@ -2,11 +2,16 @@ import { z } from 'zod';
 import type { CreateRecords } from '../oci/records.ts';
 import type { KubernetesApi } from './api.ts';
 import { nameOf } from './describe.ts';
-import { OWNER_ANNOTATION, REVISION_LABEL } from './manifest.ts';
+import { REVISION_LABEL } from './manifest.ts';
 import {
   changed,
   CONFLICTS_MAX,
+  disownPod,
+  leaving,
+  leftFor,
   missingOf,
+  NOTHING_NOTED,
+  othersThanOurs,
   type PodIdentity,
   refused,
   requireRights,
@@ -128,11 +133,7 @@ async function deleteKept(api: KubernetesApi, namespace: string, owner: Stateful
     else {
       if (unfit(set) !== undefined) throw changed(owner);
       const { resourceVersion, finalizers } = set.metadata;
-      const annotations = {
-        [HELD_ANNOTATION]: owner.pod,
-        [AWAY_ANNOTATION]: `is being moved by ums since ${new Date().toISOString()}`,
-      };
-      const metadata = { resourceVersion, annotations, finalizers: [...finalizers, FINALIZER] };
+      const metadata = { resourceVersion, annotations: leaving(owner), finalizers: [...finalizers, FINALIZER] };
       await api.patchStatefulSet(namespace, owner.name, { metadata });
     }
   }
@@ -151,8 +152,7 @@ export async function tellStatefulSet(
   where: string,
 ): Promise<void> {
   if (!isKept(await api.statefulSet(namespace, owner.name), owner)) return;
-  const annotations = { [AWAY_ANNOTATION]: `is at ${where} since ${new Date().toISOString()}, moved there by ums` };
-  await api.patchStatefulSet(namespace, owner.name, { metadata: { annotations } });
+  await api.patchStatefulSet(namespace, owner.name, { metadata: { annotations: leftFor(where) } });
 }
 
 export async function giveBackToStatefulSet(
@@ -183,9 +183,7 @@ function manifestOf({ metadata, spec }: StatefulSet): SetRecord['manifest'] {
 
 async function disown(api: KubernetesApi, namespace: string, { name, uid }: PodIdentity): Promise<void> {
   if ((await api.pod(namespace, name))?.metadata.uid !== uid) return;
-  await api.patchPod(namespace, name, {
-    metadata: { ownerReferences: null, annotations: { [OWNER_ANNOTATION]: null } },
-  });
+  await disownPod(api, namespace, name);
 }
 
 /** It goes, as it is written down. Whatever is done to it in between is seen, and written down anew. */
@@ -202,10 +200,10 @@ async function letGo(
     const isOurs: boolean = isKept(set, owner);
     if (!isOurs) return set.metadata.uid !== owner.uid || set.metadata.deletionTimestamp === undefined;
     const { resourceVersion, finalizers, deletionTimestamp, generation } = set.metadata;
-    const left = finalizers.filter((each) => each !== FINALIZER);
+    const left = othersThanOurs(finalizers);
     if (deletionTimestamp === undefined) {
       // Holding it was cut short, so it simply stays.
-      const annotations = { [HELD_ANNOTATION]: null, [AWAY_ANNOTATION]: null };
+      const annotations = NOTHING_NOTED;
       await api.patchStatefulSet(namespace, owner.name, {
         metadata: { resourceVersion, finalizers: left, annotations },
       });
